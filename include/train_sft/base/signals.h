@@ -1,0 +1,18 @@
+// SIGINT and SIGTERM ask the program to finish its micro-step, save and leave; a second SIGINT ends
+// it at once. SIGUSR1 asks for a checkpoint. Handlers only set flags.
+#pragma once
+
+#include "train_sft/base/error.h"
+
+namespace train_sft::signals {
+
+void install();
+bool stop_requested();
+// interrupted (SIGINT) or terminated (SIGTERM); ok when no stop was asked for.
+ExitCode stop_code();
+// True once for each SIGUSR1.
+bool take_save_request();
+// Throws Error(stop_code()) when a stop was asked for: for long work outside training.
+void throw_if_stopped();
+
+}  // namespace train_sft::signals

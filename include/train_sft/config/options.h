@@ -1,0 +1,61 @@
+// The one table of options. The command line, configuration files, validation, the start print-out
+// and the README's table all come from it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "train_sft/base/json.h"
+#include "train_sft/config/train_config.h"
+
+namespace train_sft {
+
+struct Option {
+  std::string name;                   // canonical, with underscores
+  std::vector<std::string> aliases;
+  std::string group;                  // heading in --help and the README
+  std::string help;                   // one sentence
+  std::string type;                   // int, float, string, bool, list
+  std::string default_text;           // as shown to people
+  std::vector<std::string> choices;   // allowed values, when few
+  std::optional<double> min, max;     // inclusive
+  // Reads and writes the field in TrainConfig. set() throws UsageError naming option, value and
+  // what was expected.
+  void (*set)(TrainConfig&, const Option&, const Json& value);
+  Json (*get)(const TrainConfig&);
+};
+
+const std::vector<Option>& option_table();
+// By name or alias; '-' and '_' are the same. nullptr when unknown.
+const Option* find_option(std::string_view name);
+// The known name nearest to an unknown one by edit distance, or "" when none is near.
+std::string nearest_option(std::string_view name);
+
+// A setting's source: "built-in", "train_sft.json", "configs/tiny.json", "command line".
+struct Settings {
+  TrainConfig config;
+  std::map<std::string, std::string> source;  // by canonical option name; absent: built-in
+
+  void set(const std::string& name, const Json& value, const std::string& from);
+  bool given(std::string_view name) const;    // not built-in
+};
+
+// Applies a JSON object of options. Unknown names throw UsageError with the nearest valid one.
+void apply_json(Settings& settings, const Json& object, const std::string& from);
+// Applies ./train_sft.json if there, then --config (a name in configs/ or a path).
+// Presets are searched in ./configs, beside the program (../configs) and its install folder.
+void apply_files(Settings& settings, const std::string& config_name_or_path);
+// Contradictions between settings, whatever their source: throws UsageError naming both.
+void validate(const Settings& settings);
+// Everything in force with its source, a line an option, for the log; and as JSON for config.json.
+std::string describe(const Settings& settings);
+Json to_json(const Settings& settings);
+// The README's flag table (markdown).
+std::string options_markdown();
+
+}  // namespace train_sft

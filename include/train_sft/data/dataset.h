@@ -1,0 +1,61 @@
+// Tokenised examples and how they were made: readers → conversations or documents → ids and mask.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "train_sft/config/train_config.h"
+#include "train_sft/text/chat_template.h"
+#include "train_sft/text/tokenizer.h"
+
+namespace train_sft {
+
+// What reading and rendering did; logged, saved with the run, never silent.
+struct DataReport {
+  std::string format;              // as detected or given
+  uint64_t examples = 0;           // records read
+  uint64_t duplicates = 0;         // records equal to an earlier one
+  uint64_t tokens = 0;
+  uint64_t learned_tokens = 0;
+  uint64_t truncated = 0;          // examples cut to block_size (overlong = truncate)
+  uint64_t truncated_tokens = 0;   // tokens cut away
+  uint64_t split_pieces = 0;
+  std::map<std::string, uint64_t> dropped;  // reason → examples
+  std::vector<uint64_t> length_percentiles;  // 0, 5, 25, 50, 75, 95, 100
+};
+
+// Columnar and immutable after construction.
+struct Dataset {
+  bool is_text = false;            // a token stream cut into rows; else one example each
+  std::vector<int32_t> tokens;     // all examples, one after another
+  std::vector<uint64_t> offsets;   // [E+1] of examples (documents, for text)
+  std::vector<float> weights;      // [tokens] of predicting each token; empty for text (all 1)
+  std::vector<uint64_t> ids;       // [E] stable id of each example (record number in its source)
+  std::vector<uint64_t> content_hashes;  // [E]
+  DataReport report;
+
+  uint64_t size() const { return ids.size(); }
+  std::string fingerprint() const;  // of tokens, offsets and weights: the "data hash"
+};
+
+struct DataSplit {
+  Dataset train;
+  Dataset validation;              // empty when there is none
+  uint64_t overlap = 0;            // validation examples whose content also occurs in train
+};
+
+// Reads config.data (and val_data), renders with the template, splits. Throws DataError with
+// file:line and field; UsageError when nothing is to be learned at all.
+DataSplit load_data(const TrainConfig& config, const Tokenizer& tokenizer,
+                    const ChatTemplate& chat_template);
+
+// The raw texts of config.data, for training a tokenizer.
+std::vector<std::string> load_documents(const TrainConfig& config);
+
+// "conversation" formats train on turns; text formats on every token.
+bool is_conversation_format(const std::string& format);
+std::string detect_format(const std::string& path);
+
+}  // namespace train_sft

@@ -1,0 +1,66 @@
+// Rows, their order, and micro-batches.
+//
+// Order contract: a pure function of (seed, epoch, data); state is the step number. Every row occurs
+// exactly once an epoch; the last step of an epoch is short, nothing wraps.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "train_sft/data/batch.h"
+#include "train_sft/data/dataset.h"
+
+namespace train_sft {
+
+enum class Packing { none, best_fit, sequential };
+
+// Rows of at most block_size tokens. For text: windows of the stream, stride = block_size, each also
+// reading the one token after it as last target. For examples: one or several whole examples.
+class RowTable {
+ public:
+  RowTable(const Dataset& dataset, Packing packing, int64_t block_size);
+  uint64_t size() const { return rows_; }
+  double fill() const;              // real tokens / (rows × block_size)
+  uint64_t tail_tokens() const { return tail_; }  // of a text stream, left out
+  // Appends row r to batch as documents.
+  void append(uint64_t row, Batch& batch) const;
+  // The examples in a row (text: its own number).
+  std::vector<uint64_t> examples(uint64_t row) const;
+
+ private:
+  const Dataset& dataset_;
+  Packing packing_;
+  int64_t block_size_;
+  uint64_t rows_ = 0;
+  uint64_t tail_ = 0;
+  std::vector<uint64_t> row_offsets_;   // best_fit: into row_examples_
+  std::vector<uint32_t> row_examples_;
+};
+
+// Which rows a step, micro-batch and rank read.
+class RowOrder {
+ public:
+  RowOrder(uint64_t rows, uint64_t seed, bool shuffle, int64_t rows_per_step);
+  uint64_t steps_per_epoch() const;
+  uint64_t epoch_of(uint64_t step) const;
+  uint64_t rows_in_step(uint64_t step) const;       // rows_per_step but for an epoch's last
+  uint64_t rows_before(uint64_t step) const;        // rows consumed by steps 0…step-1
+  // The i-th row of a step, i < rows_in_step(step).
+  uint64_t row(uint64_t step, uint64_t i) const;
+
+ private:
+  uint64_t rows_, seed_;
+  bool shuffle_;
+  uint64_t rows_per_step_;
+};
+
+// The batch of micro-batch `micro` on `rank`. Rows of a step are dealt in order: rows
+// [(micro*ranks + rank)*batch_size, …) so that 1×8, 2×4 and 8×1 see the same rows in the same step.
+// Empty (size() == 0) past the end of a short step.
+Batch make_batch(const RowTable& rows, const RowOrder& order, uint64_t step, int64_t micro,
+                 int64_t batch_size, int64_t rank = 0, int64_t ranks = 1);
+// Rows [first, first + count) in order, for evaluation.
+Batch make_batch(const RowTable& rows, uint64_t first, uint64_t count);
+
+}  // namespace train_sft

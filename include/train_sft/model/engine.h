@@ -1,0 +1,55 @@
+// Explicit forward and backward of a decoder-only transformer over a planned arena: no autograd, and
+// no tensor storage allocated once the arena has seen its largest micro-batch.
+//
+// References: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023) as in transformers'
+// modeling_gpt2.py and modeling_llama.py, with which logits and gradients agree.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "train_sft/data/batch.h"
+#include "train_sft/model/parameters.h"
+
+namespace train_sft {
+
+struct EngineOptions {
+  double dropout = 0.0;       // after the embedding, and after each attention and feed-forward output
+  uint64_t seed = 0;          // of dropout
+  int64_t max_tokens = 0;     // of a micro-batch, to plan the arena; grows when exceeded
+  uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
+};
+
+struct LossSums {
+  double loss = 0;            // Σ weight × −log p(target), over learned targets
+  double weight = 0;          // Σ weight
+  int64_t tokens = 0;         // learned targets
+  int64_t correct = 0;        // learned targets that were the arg max
+};
+
+class Engine {
+ public:
+  // Computes in parameters.compute()'s dtype: float and bfloat16 run the fast kernels, double the
+  // ops' plain references. Keeps a reference to parameters.
+  Engine(Parameters& parameters, const EngineOptions& options);
+  ~Engine();
+
+  // Adds the gradient of this micro-batch's *sum* of weighted losses to parameters.gradients().
+  // Dropout is keyed by (seed, step, example id, position, layer): it does not depend on how rows
+  // were cut into micro-batches.
+  LossSums forward_backward(const Batch& batch, uint64_t step);
+  // No dropout, no gradient.
+  LossSums evaluate(const Batch& batch);
+  // [N, vocab] in the compute dtype, for tests and scoring; the one place where logits exist whole.
+  at::Tensor logits(const Batch& batch);
+
+  uint64_t arena_bytes() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace train_sft
