@@ -2,9 +2,17 @@ find_program(CCACHE ccache)
 if(CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
 endif()
+
+# GCC knows mold by name from version 12.1 on; an older compiler or no mold: the default linker.
+include(CheckCXXSourceCompiles)
 find_program(MOLD mold)
 if(MOLD)
-  add_link_options(-fuse-ld=mold)
+  set(CMAKE_REQUIRED_LINK_OPTIONS -fuse-ld=mold)
+  check_cxx_source_compiles("int main() { return 0; }" TRAIN_SFT_MOLD_WORKS)
+  unset(CMAKE_REQUIRED_LINK_OPTIONS)
+  if(TRAIN_SFT_MOLD_WORKS)
+    add_link_options(-fuse-ld=mold)
+  endif()
 endif()
 
 # Our own code only; third-party headers come in as system headers.
