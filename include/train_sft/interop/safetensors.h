@@ -16,7 +16,7 @@ namespace train_sft {
 
 struct SafetensorsEntry {
   std::string name;
-  std::string dtype;            // F64, F32, F16, BF16, I64, I32, U8, ...
+  std::string dtype;  // F64, F32, F16, BF16, I64, I32, U8, ...
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
 };
@@ -31,11 +31,13 @@ class SafetensorsFile {
 
  private:
   MappedFile file_;
-  std::vector<SafetensorsEntry> entries_;
+  std::vector<SafetensorsEntry> entries_;  // by offset
+  std::map<std::string, size_t> index_;    // name → place in entries_
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes entries in the given order and syncs the file. Returns the checksum of its bytes (XXH3-128).
+// Writes entries in the given order and syncs the file; the same entries give the same bytes.
+// Returns the checksum of its bytes (XXH3-128).
 std::string write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries,
                               const std::map<std::string, std::string>& metadata = {});
 
