@@ -18,6 +18,10 @@ endif()
 # Our own code only; third-party headers come in as system headers.
 add_library(train_sft_warnings INTERFACE)
 target_compile_options(train_sft_warnings INTERFACE -Wall -Wextra -Wpedantic -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # False alarms on std::string assignment (GCC bug 105651).
+  target_compile_options(train_sft_warnings INTERFACE -Wno-restrict)
+endif()
 
 if(TRAIN_SFT_SANITIZE)
   add_compile_options(-fsanitize=address,undefined -fno-omit-frame-pointer)

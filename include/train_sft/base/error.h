@@ -14,11 +14,11 @@ namespace train_sft {
 enum class ExitCode : int {
   ok = 0,
   bug = 1,
-  usage = 2,        // usage or configuration
-  data = 3,         // data or tokenizer file
+  usage = 2,  // usage or configuration
+  data = 3,   // data or tokenizer file
   checkpoint = 4,
-  resource = 5,     // out of memory or disk
-  diverged = 6,     // training diverged
+  resource = 5,       // out of memory or disk
+  diverged = 6,       // training diverged
   interrupted = 130,  // SIGINT, after saving
   terminated = 143,   // SIGTERM, after saving
 };
@@ -51,9 +51,9 @@ using InternalError = CodedError<ExitCode::bug>;
 }  // namespace train_sft
 
 // An invariant of ours; failing it is a bug, reported with its place.
-#define TRAIN_SFT_CHECK(condition, ...)                                                     \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]]                                                          \
-      throw ::train_sft::InternalError("{}:{}: check failed: {}: {}", __FILE__, __LINE__,   \
-                                       #condition, ::fmt::format(__VA_ARGS__));             \
+#define TRAIN_SFT_CHECK(condition, ...)                                                   \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
+      throw ::train_sft::InternalError("{}:{}: check failed: {}: {}", __FILE__, __LINE__, \
+                                       #condition, ::fmt::format(__VA_ARGS__));           \
   } while (false)

@@ -18,7 +18,7 @@ namespace train_sft {
 bool path_exists(const std::string& path);
 bool is_directory(const std::string& path);
 uint64_t file_size(const std::string& path);
-uint64_t free_bytes_at(const std::string& path);           // of the file system that holds path
+uint64_t free_bytes_at(const std::string& path);  // of the file system that holds path
 std::vector<std::string> list_directory(const std::string& path);  // sorted names, without . and ..
 std::string join_path(std::string_view a, std::string_view b);
 std::string parent_path(const std::string& path);
@@ -26,7 +26,7 @@ std::string base_name(const std::string& path);
 void make_directories(const std::string& path);
 void remove_tree(const std::string& path);
 void truncate_file(const std::string& path, uint64_t bytes);
-std::string read_link(const std::string& path);            // "" when path is not a link
+std::string read_link(const std::string& path);  // "" when path is not a link
 
 // Whole file in memory. Throws DataError over max_bytes: a mistaken path must not eat the machine.
 std::string read_file(const std::string& path, uint64_t max_bytes = uint64_t{1} << 30);
@@ -55,9 +55,9 @@ class FileWriter {
   FileWriter& operator=(const FileWriter&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  void flush();   // hands buffered bytes to the kernel
-  void sync();    // flush + fsync
-  void close();   // flush + close, reporting errors the destructor would swallow
+  void flush();  // hands buffered bytes to the kernel
+  void sync();   // flush + fsync
+  void close();  // flush + close, reporting errors the destructor would swallow
   uint64_t bytes_written() const;
 
  private:

@@ -16,7 +16,8 @@ Json read_json_file(const std::string& path);
 // Pretty-printed with two spaces and a final newline, non-UTF-8 bytes replaced.
 std::string dump_json(const Json& value, int indent = 2);
 
-// Typed field access; throws DataError naming `where` and the field when missing or of another type.
+// Typed field access; throws DataError naming `where` and the field when missing or of another
+// type.
 std::string json_string(const Json& object, std::string_view field, const std::string& where);
 int64_t json_int(const Json& object, std::string_view field, const std::string& where);
 double json_number(const Json& object, std::string_view field, const std::string& where);

@@ -25,8 +25,8 @@ class ProgressBar {
 };
 
 bool stderr_is_terminal();
-std::string human_bytes(double bytes);        // "1.2 GB" (powers of 1000)
-std::string human_count(double count);        // "12.6M"
-std::string human_duration(double seconds);   // "2 h 05 min"
+std::string human_bytes(double bytes);       // "1.2 GB" (powers of 1000)
+std::string human_count(double count);       // "12.6M"
+std::string human_duration(double seconds);  // "2 h 05 min"
 
 }  // namespace train_sft

@@ -10,6 +10,8 @@ void install();
 bool stop_requested();
 // interrupted (SIGINT) or terminated (SIGTERM); ok when no stop was asked for.
 ExitCode stop_code();
+// Forgets a stop that was dealt with (chat: Ctrl-C ends a reply, not the program).
+void clear_stop();
 // True once for each SIGUSR1.
 bool take_save_request();
 // Throws Error(stop_code()) when a stop was asked for: for long work outside training.

@@ -1,0 +1,110 @@
+#include "train_sft/base/json.h"
+
+#include <algorithm>
+
+#include "train_sft/base/error.h"
+#include "train_sft/base/file.h"
+
+namespace train_sft {
+namespace {
+
+constexpr int kMaxDepth = 256;
+
+std::string place(std::string_view text, size_t byte) {
+  byte = std::min(byte, text.size());
+  const std::string_view before = text.substr(0, byte);
+  const auto line = 1 + std::count(before.begin(), before.end(), '\n');
+  const size_t newline = before.rfind('\n');
+  const size_t column = 1 + (newline == std::string_view::npos ? byte : byte - newline - 1);
+  return fmt::format("{}:{}", line, column);
+}
+
+// Looks only at brackets outside strings, before anything is built.
+void check_depth(std::string_view text, const std::string& where) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) {
+        throw DataError("{}:{}: JSON nested deeper than {} levels", where, place(text, i),
+                        kMaxDepth);
+      }
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+}
+
+// "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error …" → the end.
+std::string plain_message(const std::string& what) {
+  const size_t colon = what.find(": ");
+  const size_t bracket = what.find("] ");
+  if (colon != std::string::npos) return what.substr(colon + 2);
+  return bracket != std::string::npos ? what.substr(bracket + 2) : what;
+}
+
+const Json& field_of(const Json& object, std::string_view field, const std::string& where) {
+  if (!object.is_object()) {
+    throw DataError("{}: expected a JSON object, found {}", where, object.type_name());
+  }
+  const auto found = object.find(std::string(field));
+  if (found == object.end()) throw DataError("{}: no field '{}'", where, field);
+  return *found;
+}
+
+[[noreturn]] void wrong_type(const Json& value, std::string_view field, const std::string& where,
+                             const char* expected) {
+  throw DataError("{}: field '{}' is {}, expected {}", where, field, value.type_name(), expected);
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where) {
+  check_depth(text, where);
+  try {
+    return Json::parse(text.begin(), text.end());
+  } catch (const Json::parse_error& error) {
+    const size_t byte = error.byte > 0 ? error.byte - 1 : 0;
+    throw DataError("{}:{}: malformed JSON: {}", where, place(text, byte),
+                    plain_message(error.what()));
+  } catch (const Json::exception& error) {
+    throw DataError("{}: malformed JSON: {}", where, plain_message(error.what()));
+  }
+}
+
+Json read_json_file(const std::string& path) {
+  return parse_json(read_file(path), path);
+}
+
+std::string dump_json(const Json& value, int indent) {
+  return value.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string json_string(const Json& object, std::string_view field, const std::string& where) {
+  const Json& value = field_of(object, field, where);
+  if (!value.is_string()) wrong_type(value, field, where, "a string");
+  return value.get<std::string>();
+}
+
+int64_t json_int(const Json& object, std::string_view field, const std::string& where) {
+  const Json& value = field_of(object, field, where);
+  if (!value.is_number_integer()) wrong_type(value, field, where, "an integer");
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
+    throw DataError("{}: field '{}' is {}, too large", where, field, value.get<uint64_t>());
+  }
+  return value.get<int64_t>();
+}
+
+double json_number(const Json& object, std::string_view field, const std::string& where) {
+  const Json& value = field_of(object, field, where);
+  if (!value.is_number()) wrong_type(value, field, where, "a number");
+  return value.get<double>();
+}
+
+}  // namespace train_sft
