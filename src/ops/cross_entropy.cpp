@@ -1,0 +1,191 @@
+#include "train_sft/ops/cross_entropy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ops/dispatch.h"
+#include "ops/gemm.h"
+
+namespace train_sft::ops {
+namespace {
+
+int64_t aligned(int64_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+// The pieces of the scratch for chunks of `rows`: gathered hidden states (their gradient takes
+// their place), logits, and the gradient of the logits in T (float and double: in place of the
+// logits).
+template <typename T>
+struct Chunk {
+  T* hidden;
+  Accumulate<T>* logits;
+  T* grad_logits;
+
+  static constexpr bool kInPlace = std::is_same_v<T, Accumulate<T>>;
+
+  static int64_t bytes(int64_t rows, int64_t C, int64_t V) {
+    return aligned(rows * C * sizeof(T)) + aligned(rows * V * sizeof(Accumulate<T>)) +
+           (kInPlace ? 0 : aligned(rows * V * sizeof(T)));
+  }
+  Chunk(char* memory, int64_t rows, int64_t C, int64_t V) {
+    hidden = reinterpret_cast<T*>(memory);
+    memory += aligned(rows * C * sizeof(T));
+    logits = reinterpret_cast<Accumulate<T>*>(memory);
+    memory += aligned(rows * V * sizeof(Accumulate<T>));
+    grad_logits = reinterpret_cast<T*>(kInPlace ? static_cast<void*>(logits) : memory);
+  }
+};
+
+template <typename T>
+int64_t chunk_rows(int64_t bytes, int64_t C, int64_t V) {
+  int64_t low = 0, high = bytes / (C * static_cast<int64_t>(sizeof(T))) + 1;
+  while (high - low > 1) {  // the largest number of rows that fits
+    const int64_t middle = (low + high) / 2;
+    (Chunk<T>::bytes(middle, C, V) <= bytes ? low : high) = middle;
+  }
+  TRAIN_SFT_CHECK(low > 0, "{} bytes of scratch hold no row of a vocabulary of {}", bytes, V);
+  return low;
+}
+
+struct RowLoss {
+  double loss;
+  bool correct;
+};
+
+// −log softmax(logits)[target]; leaves the gradient, weight * (softmax − one-hot), in grad.
+template <typename T>
+RowLoss softmax_row(T* grad, Accumulate<T>* logits, int32_t target, float weight, int64_t V) {
+  using A = Accumulate<T>;
+  const int64_t best = std::max_element(logits, logits + V) - logits;
+  const A maximum = logits[best], target_logit = logits[target];
+  A sum = 0;
+  for (int64_t v = 0; v < V; ++v) sum += std::exp(logits[v] - maximum);
+  if (grad != nullptr) {
+    const A factor = A(weight) / sum;
+    for (int64_t v = 0; v < V; ++v) {
+      const A onehot = v == target ? A(weight) : A(0);
+      grad[v] = static_cast<T>(std::exp(logits[v] - maximum) * factor - onehot);
+    }
+  }
+  const double loss = std::log(static_cast<double>(sum)) + static_cast<double>(maximum) -
+                      static_cast<double>(target_logit);
+  return {loss, best == target};
+}
+
+template <typename T>
+class LinearCrossEntropy {
+ public:
+  using A = Accumulate<T>;
+  T* grad_hidden;
+  A* grad_weight;
+  const T* hidden;
+  const T* weight;
+  std::span<const int32_t> targets, learned;
+  std::span<const float> weights;
+  int64_t N, C, V;
+
+  CrossEntropySums run(char* scratch, int64_t scratch_bytes) {
+    CrossEntropySums sums;
+    const int64_t L = static_cast<int64_t>(learned.size());
+    if (L > 0) {
+      const int64_t rows = std::min(chunk_rows<T>(scratch_bytes, C, V), L);
+      const Chunk<T> chunk(scratch, rows, C, V);
+      for (int64_t first = 0; first < L; first += rows) {
+        run_chunk(chunk, first, std::min(rows, L - first), sums);
+      }
+    }
+    if (grad_hidden != nullptr) zero_rows(written_, N);
+    return sums;
+  }
+
+ private:
+  int64_t written_ = 0;  // rows of grad_hidden that are final
+
+  float weight_of(int64_t l) const { return weights.empty() ? 1.0f : weights[l]; }
+  void zero_rows(int64_t begin, int64_t end) {
+    std::fill(grad_hidden + begin * C, grad_hidden + end * C, T(0));
+  }
+
+  void run_chunk(const Chunk<T>& chunk, int64_t first, int64_t rows, CrossEntropySums& sums) {
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(chunk.hidden + r * C, hidden + learned[first + r] * C, C * sizeof(T));
+    }
+    gemm<T, A>(chunk.logits, V, rows, V, C, {chunk.hidden, C}, {weight, C, true}, false);
+    const bool gradient = grad_hidden != nullptr || grad_weight != nullptr;
+    for (int64_t r = 0; r < rows; ++r) {
+      T* grad = gradient ? chunk.grad_logits + r * V : nullptr;
+      const RowLoss row = softmax_row<T>(grad, chunk.logits + r * V, targets[learned[first + r]],
+                                         weight_of(first + r), V);
+      sums.loss += weight_of(first + r) * row.loss;
+      sums.weight += weight_of(first + r);
+      sums.correct += row.correct;
+    }
+    sums.tokens += rows;
+    if (grad_weight != nullptr) {
+      gemm<T, A>(grad_weight, C, V, C, rows, {chunk.grad_logits, V, true}, {chunk.hidden, C}, true);
+    }
+    if (grad_hidden != nullptr) {
+      gemm<T, T>(chunk.hidden, C, rows, C, V, {chunk.grad_logits, V}, {weight, C}, false);
+      scatter(chunk.hidden, first, rows);
+    }
+  }
+
+  // Rows between learned ones are zeroed as they are passed, not before: grad_hidden may be hidden.
+  void scatter(const T* rows_of_chunk, int64_t first, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t n = learned[first + r];
+      zero_rows(written_, n);
+      std::memcpy(grad_hidden + n * C, rows_of_chunk + r * C, C * sizeof(T));
+      written_ = n + 1;
+    }
+  }
+};
+
+void check_rows(std::span<const int32_t> targets, std::span<const int32_t> learned, int64_t N,
+                int64_t V) {
+  int64_t previous = -1;
+  for (int32_t n : learned) {
+    TRAIN_SFT_CHECK(n > previous && n < N, "learned row {} after {} of {}", n, previous, N);
+    TRAIN_SFT_CHECK(targets[n] >= 0 && targets[n] < V, "target {} of row {}, vocabulary {}",
+                    targets[n], n, V);
+    previous = n;
+  }
+}
+
+}  // namespace
+
+int64_t linear_cross_entropy_scratch_bytes(at::ScalarType dtype, int64_t chunk, int64_t C,
+                                           int64_t V) {
+  return for_dtype(dtype, [&]<typename T>() { return Chunk<T>::bytes(chunk, C, V); });
+}
+
+CrossEntropySums linear_cross_entropy(const at::Tensor& grad_hidden, const at::Tensor& grad_weight,
+                                      const at::Tensor& hidden, const at::Tensor& weight,
+                                      std::span<const int32_t> targets,
+                                      std::span<const int32_t> learned,
+                                      std::span<const float> weights, const at::Tensor& scratch) {
+  const int64_t N = rows_of(hidden), C = columns_of(hidden), V = rows_of(weight);
+  TRAIN_SFT_CHECK(static_cast<int64_t>(targets.size()) == N, "{} targets for {} rows",
+                  targets.size(), N);
+  TRAIN_SFT_CHECK(weights.empty() || weights.size() == learned.size(), "{} weights for {} targets",
+                  weights.size(), learned.size());
+  check_rows(targets, learned, N, V);
+  return for_dtype(hidden.scalar_type(), [&]<typename T>() {
+    LinearCrossEntropy<T> op;
+    op.grad_hidden = data_or_null<T>(grad_hidden, N * C);
+    op.grad_weight = data_or_null<Accumulate<T>>(grad_weight, V * C);
+    op.hidden = data_of<T>(hidden, N * C);
+    op.weight = data_of<T>(weight, V * C);
+    op.targets = targets;
+    op.learned = learned;
+    op.weights = weights;
+    op.N = N;
+    op.C = C;
+    op.V = V;
+    return op.run(static_cast<char*>(scratch.data_ptr()), scratch.nbytes());
+  });
+}
+
+}  // namespace train_sft::ops

@@ -1,0 +1,87 @@
+#include "train_sft/ops/embedding.h"
+
+#include <algorithm>
+
+#include "ops/dispatch.h"
+
+namespace train_sft::ops {
+namespace {
+
+void check_indices(std::span<const int32_t> indices, int64_t rows, const char* what) {
+  for (int32_t index : indices) {
+    TRAIN_SFT_CHECK(index >= 0 && index < rows, "{} {} outside its table of {} rows", what, index,
+                    rows);
+  }
+}
+
+template <typename T>
+void forward(T* out, const T* table, const T* position_table, std::span<const int32_t> tokens,
+             std::span<const int32_t> positions, int64_t C) {
+#pragma omp parallel for schedule(static)
+  for (size_t n = 0; n < tokens.size(); ++n) {
+    const T* row = table + tokens[n] * C;
+    for (int64_t c = 0; c < C; ++c) out[n * C + c] = row[c];
+    if (position_table == nullptr) continue;
+    const T* position_row = position_table + positions[n] * C;
+    for (int64_t c = 0; c < C; ++c) out[n * C + c] = row[c] + position_row[c];
+  }
+}
+
+// Channels, not tokens, are split among threads: two tokens may share a row.
+template <typename T>
+void backward(Accumulate<T>* grad_table, std::span<const int32_t> rows, const T* grad_out,
+              int64_t C) {
+  constexpr int64_t kBlock = 16;
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < (C + kBlock - 1) / kBlock; ++block) {
+    const int64_t begin = block * kBlock, end = std::min(C, begin + kBlock);
+    for (size_t n = 0; n < rows.size(); ++n) {
+      Accumulate<T>* row = grad_table + rows[n] * C;
+      for (int64_t c = begin; c < end; ++c)
+        row[c] += static_cast<Accumulate<T>>(grad_out[n * C + c]);
+    }
+  }
+}
+
+}  // namespace
+
+void embedding_forward(const at::Tensor& out, const at::Tensor& table,
+                       const at::Tensor& position_table, std::span<const int32_t> tokens,
+                       std::span<const int32_t> positions) {
+  const int64_t N = rows_of(out), C = columns_of(out);
+  TRAIN_SFT_CHECK(static_cast<int64_t>(tokens.size()) == N, "{} tokens for {} rows", tokens.size(),
+                  N);
+  check_indices(tokens, rows_of(table), "token");
+  if (position_table.defined()) {
+    TRAIN_SFT_CHECK(positions.size() == tokens.size(), "{} positions for {} tokens",
+                    positions.size(), tokens.size());
+    check_indices(positions, rows_of(position_table), "position");
+  }
+  for_dtype(out.scalar_type(), [&]<typename T>() {
+    const T* position_rows = position_table.defined()
+                                 ? data_of<T>(position_table, rows_of(position_table) * C)
+                                 : nullptr;
+    forward<T>(data_of<T>(out, N * C), data_of<T>(table, rows_of(table) * C), position_rows, tokens,
+               positions, C);
+  });
+}
+
+void embedding_backward(const at::Tensor& grad_table, const at::Tensor& grad_position_table,
+                        const at::Tensor& grad_out, std::span<const int32_t> tokens,
+                        std::span<const int32_t> positions) {
+  const int64_t N = rows_of(grad_out), C = columns_of(grad_out);
+  for_dtype(grad_out.scalar_type(), [&]<typename T>() {
+    const T* grad = data_of<T>(grad_out, N * C);
+    auto add = [&](const at::Tensor& tensor, std::span<const int32_t> rows, const char* what) {
+      if (!tensor.defined()) return;
+      TRAIN_SFT_CHECK(static_cast<int64_t>(rows.size()) == N, "{} {}s for {} rows", rows.size(),
+                      what, N);
+      check_indices(rows, rows_of(tensor), what);
+      backward<T>(data_of<Accumulate<T>>(tensor, rows_of(tensor) * C), rows, grad, C);
+    };
+    add(grad_table, tokens, "token");
+    add(grad_position_table, positions, "position");
+  });
+}
+
+}  // namespace train_sft::ops

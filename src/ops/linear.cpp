@@ -1,0 +1,104 @@
+#include "train_sft/ops/linear.h"
+
+#include <algorithm>
+
+#include "ops/dispatch.h"
+#include "ops/gemm.h"
+
+namespace train_sft::ops {
+namespace {
+
+struct Shape {
+  int64_t in, out;
+};
+
+Shape shape_of(const at::Tensor& weight, WeightLayout layout) {
+  const int64_t rows = rows_of(weight), columns = columns_of(weight);
+  return layout == WeightLayout::in_out ? Shape{rows, columns} : Shape{columns, rows};
+}
+
+template <typename T>
+void fill_rows(T* out, const T* row, int64_t N, int64_t C) {
+#pragma omp parallel for schedule(static)
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t c = 0; c < C; ++c) out[n * C + c] = row[c];
+  }
+}
+
+template <typename T>
+void add_row(T* out, const T* row, int64_t N, int64_t C) {
+  using A = Accumulate<T>;
+#pragma omp parallel for schedule(static)
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t c = 0; c < C; ++c) out[n * C + c] = A(out[n * C + c]) + A(row[c]);
+  }
+}
+
+template <typename T>
+void add_column_sums(Accumulate<T>* sums, const T* x, int64_t N, int64_t C) {
+  constexpr int64_t kBlock = 64;
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < (C + kBlock - 1) / kBlock; ++block) {
+    for (int64_t n = 0; n < N; ++n) {
+      for (int64_t c = block * kBlock; c < std::min(C, (block + 1) * kBlock); ++c) {
+        sums[c] += static_cast<Accumulate<T>>(x[n * C + c]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void linear_forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
+                    const at::Tensor& bias, WeightLayout layout) {
+  const auto [I, O] = shape_of(weight, layout);
+  const int64_t N = rows_of(input);
+  for_dtype(out.scalar_type(), [&, I = I, O = O]<typename T>() {
+    T* y = data_of<T>(out, N * O);
+    const Operand<T> x{data_of<T>(input, N * I), I};
+    const Operand<T> w{data_of<T>(weight, I * O), weight.size(1), layout == WeightLayout::out_in};
+    const T* b = data_or_null<T>(bias, O);
+    // bfloat16: the bias is added after the product, which would otherwise begin with a rounding.
+    const bool bias_first = b != nullptr && !std::is_same_v<T, bf16>;
+    if (bias_first) fill_rows(y, b, N, O);
+    gemm<T, T>(y, O, N, O, I, x, w, bias_first);
+    if (b != nullptr && !bias_first) add_row(y, b, N, O);
+  });
+}
+
+void linear_backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
+                           const at::Tensor& weight, WeightLayout layout, bool accumulate) {
+  const auto [I, O] = shape_of(weight, layout);
+  const int64_t N = rows_of(grad_out);
+  for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
+    const Operand<T> dy{data_of<T>(grad_out, N * O), O};
+    const Operand<T> w{data_of<T>(weight, I * O), weight.size(1), layout == WeightLayout::in_out};
+    gemm<T, T>(data_of<T>(grad_input, N * I), I, N, I, O, dy, w, accumulate);
+  });
+}
+
+void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& input,
+                            const at::Tensor& grad_out, WeightLayout layout) {
+  const auto [I, O] = shape_of(grad_weight, layout);
+  const int64_t N = rows_of(grad_out);
+  for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
+    using A = Accumulate<T>;
+    A* dw = data_of<A>(grad_weight, I * O);
+    const T* x = data_of<T>(input, N * I);
+    const T* dy = data_of<T>(grad_out, N * O);
+    if (layout == WeightLayout::in_out) {
+      gemm<T, A>(dw, O, I, O, N, {x, I, true}, {dy, O, false}, true);
+    } else {
+      gemm<T, A>(dw, I, O, I, N, {dy, O, true}, {x, I, false}, true);
+    }
+  });
+}
+
+void linear_backward_bias(const at::Tensor& grad_bias, const at::Tensor& grad_out) {
+  const int64_t N = rows_of(grad_out), O = columns_of(grad_out);
+  for_dtype(grad_out.scalar_type(), [&]<typename T>() {
+    add_column_sums(data_of<Accumulate<T>>(grad_bias, O), data_of<T>(grad_out, N * O), N, O);
+  });
+}
+
+}  // namespace train_sft::ops

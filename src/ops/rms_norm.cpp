@@ -1,0 +1,75 @@
+#include "train_sft/ops/rms_norm.h"
+
+#include <cmath>
+
+#include "ops/dispatch.h"
+
+namespace train_sft::ops {
+namespace {
+
+template <typename T>
+void forward(T* normed, T* residual_out, Accumulate<T>* rstd, const T* residual, const T* delta,
+             const T* weight, int64_t N, int64_t C, double eps) {
+  using A = Accumulate<T>;
+  for (int64_t n = 0; n < N; ++n) {
+    const T* x = residual + n * C;
+    if (delta != nullptr) {
+      for (int64_t c = 0; c < C; ++c) residual_out[n * C + c] = A(x[c]) + A(delta[n * C + c]);
+      x = residual_out + n * C;
+    }
+    A squares = 0;
+    for (int64_t c = 0; c < C; ++c) squares += A(x[c]) * A(x[c]);
+    rstd[n] = A(1) / std::sqrt(squares / C + A(eps));
+    for (int64_t c = 0; c < C; ++c) normed[n * C + c] = A(x[c]) * rstd[n] * A(weight[c]);
+  }
+}
+
+// With x̂ = x rstd and g = grad_normed ⊙ weight: grad_x = rstd (g - x̂ average(g ⊙ x̂))
+template <typename T>
+void backward(T* grad_input, Accumulate<T>* grad_weight, const T* grad_normed, const T* input,
+              const Accumulate<T>* rstd, const T* weight, int64_t N, int64_t C, bool accumulate) {
+  using A = Accumulate<T>;
+  for (int64_t n = 0; n < N; ++n) {
+    const T* x = input + n * C;
+    const T* dy = grad_normed + n * C;
+    A sum_gx = 0;
+    for (int64_t c = 0; c < C; ++c) {
+      const A normalised = A(x[c]) * rstd[n];
+      sum_gx += A(dy[c]) * A(weight[c]) * normalised;
+      if (grad_weight != nullptr) grad_weight[c] += A(dy[c]) * normalised;
+    }
+    for (int64_t c = 0; c < C; ++c) {
+      const A g = A(dy[c]) * A(weight[c]);
+      const A grad = rstd[n] * (g - A(x[c]) * rstd[n] * (sum_gx / C));
+      grad_input[n * C + c] = accumulate ? A(grad_input[n * C + c]) + grad : grad;
+    }
+  }
+}
+
+}  // namespace
+
+void rms_norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,
+                      const at::Tensor& rstd, const at::Tensor& residual, const at::Tensor& delta,
+                      const at::Tensor& weight, double eps) {
+  const int64_t N = rows_of(normed), C = columns_of(normed);
+  for_dtype(normed.scalar_type(), [&]<typename T>() {
+    using A = Accumulate<T>;
+    T* sum = delta.defined() ? data_of<T>(residual_out, N * C) : nullptr;
+    forward<T>(data_of<T>(normed, N * C), sum, data_of<A>(rstd, N), data_of<T>(residual, N * C),
+               data_or_null<T>(delta, N * C), data_of<T>(weight, C), N, C, eps);
+  });
+}
+
+void rms_norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_weight,
+                       const at::Tensor& grad_normed, const at::Tensor& input,
+                       const at::Tensor& rstd, const at::Tensor& weight, bool accumulate) {
+  const int64_t N = rows_of(input), C = columns_of(input);
+  for_dtype(input.scalar_type(), [&]<typename T>() {
+    using A = Accumulate<T>;
+    backward<T>(data_of<T>(grad_input, N * C), data_or_null<A>(grad_weight, C),
+                data_of<T>(grad_normed, N * C), data_of<T>(input, N * C), data_of<A>(rstd, N),
+                data_of<T>(weight, C), N, C, accumulate);
+  });
+}
+
+}  // namespace train_sft::ops
