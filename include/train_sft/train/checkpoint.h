@@ -20,20 +20,20 @@ namespace train_sft {
 
 // Everything beside weights and moments that the rest of a run depends on; train_state.json.
 struct TrainState {
-  int64_t step = 0;             // optimizer steps done
-  int64_t data_step = 0;        // steps of data consumed in this order (a fresh order starts at 0)
+  int64_t step = 0;       // optimizer steps done
+  int64_t data_step = 0;  // steps of data consumed in this order (a fresh order starts at 0)
   int64_t adam_t = 0;
-  int64_t tokens = 0;           // seen by training
+  int64_t tokens = 0;  // seen by training
   int64_t examples = 0;
-  int64_t bad_steps = 0;        // non-finite steps in a row
-  int64_t skipped = 0;          // non-finite steps in all
-  double best_val_loss = 0;     // meaningful when best_step >= 0
+  int64_t bad_steps = 0;     // non-finite steps in a row
+  int64_t skipped = 0;       // non-finite steps in all
+  double best_val_loss = 0;  // meaningful when best_step >= 0
   int64_t best_step = -1;
   int64_t evals_since_best = 0;
-  Json schedule;                // as made, so that a resume continues this one
-  Json settings;                // the run's settings in force
+  Json schedule;  // as made, so that a resume continues this one
+  Json settings;  // the run's settings in force
   std::string data_fingerprint, tokenizer_fingerprint;
-  std::string precision;        // choices decided once and kept
+  std::string precision;  // choices decided once and kept
   int64_t threads = 0;
 };
 Json to_json(const TrainState& state);
@@ -47,20 +47,31 @@ struct CheckpointParts {
   const ChatTemplate* chat_template = nullptr;
 };
 
-// Returns the directory written: <out_dir>/step_<8 digits>. Moves latest; best_model too if is_best.
+// Returns the directory written: <out_dir>/step_<8 digits>. Moves latest; best_model too if
+// is_best.
 std::string save_checkpoint(const std::string& out_dir, const CheckpointParts& parts, bool is_best);
 // Applies keep and keep_optimizer; never touches what it did not make, latest or best.
 void apply_retention(const std::string& out_dir, int64_t keep, int64_t keep_optimizer);
 
+// Clears away what interrupted saves and removals left, and nothing else.
+void remove_leftovers(const std::string& out_dir);
+// Renames checkpoints beyond `step` to superseded_step_…: a run that goes on from further back must
+// not find the other branch's future when it is resumed again.
+void supersede_checkpoints_after(const std::string& out_dir, int64_t step);
+
 // Checks every file of the manifest by size and checksum; "" when valid, else what is wrong.
 std::string verify_checkpoint(const std::string& directory);
-// The newest valid checkpoint under out_dir, warning about each newer one that is not. "" if none.
+// The newest valid checkpoint under out_dir that a run can go on from (one with the optimizer's
+// state), warning about each newer one that is not. "" if none.
 std::string newest_valid_checkpoint(const std::string& out_dir);
 // A link, a directory, best_model.pt or a run directory to the checkpoint directory it means.
-// Throws CheckpointError.
+// A directory with only a model (config.json, model.safetensors) counts too. Throws
+// CheckpointError.
 std::string resolve_checkpoint(const std::string& path);
 
 ModelConfig read_model_config(const std::string& directory);
+TrainState read_train_state(const std::string& directory);
+// Verifies the checkpoint first. Throws CheckpointError naming the first difference to the model.
 void load_weights(const std::string& directory, Parameters& parameters);
 // Weights (masters), moments and state. Throws CheckpointError naming the first difference.
 TrainState load_training(const std::string& directory, Parameters& parameters, AdamW& optimizer);

@@ -9,11 +9,13 @@
 namespace train_sft {
 
 struct StepMetrics {
-  int64_t step = 0;             // 1-based: steps done
+  int64_t step = 0;  // 1-based: steps done
   double epoch = 0;
   int64_t tokens = 0, examples = 0;  // in all so far
   double loss = 0, lr = 0, grad_norm = 0;
-  double tokens_per_s = 0, step_ms = 0, mfu = 0, data_wait_ms = 0;
+  double tokens_per_s = 0, step_ms = 0;
+  double mfu = 0;           // fraction of the device's peak; 0: the peak is not known
+  double data_wait_ms = 0;  // of step_ms
   uint64_t memory_bytes = 0;
   bool skipped = false;
   std::optional<double> val_loss;
@@ -21,12 +23,13 @@ struct StepMetrics {
 
 class MetricsWriter {
  public:
-  // Cuts metrics.jsonl and the event files back to `from_step` (0: a new run), then appends.
+  // Cuts metrics.jsonl and this run's event files back to `from_step` (0: a new run), then appends.
+  // An empty tensorboard_dir: no event file.
   MetricsWriter(const std::string& out_dir, const std::string& tensorboard_dir, int64_t from_step);
   ~MetricsWriter();
   void write(const StepMetrics& metrics);
   void text(const std::string& tag, int64_t step, const std::string& value);  // TensorBoard
-  void sync();                  // before a checkpoint: what it counts is durable
+  void sync();  // before a checkpoint: what it counts is durable
 
  private:
   struct State;

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "train_sft/model/parameters.h"
 
@@ -19,19 +20,26 @@ class AdamW {
   AdamW(Parameters& parameters, const AdamWOptions& options);
 
   struct Result {
-    double grad_norm = 0;     // of gradient sums ÷ denominator, before clipping
-    bool applied = false;     // false: non-finite norm; weights, moments and t untouched
+    double grad_norm = 0;  // of gradient sums ÷ denominator, before clipping
+    bool applied = false;  // false: non-finite norm; weights, moments and t untouched
   };
-  // denominator: Σ weights of the step over all micro-batches and ranks.
+  // denominator: Σ weights of the step over all micro-batches and ranks; > 0.
   Result step(double lr, double denominator);
 
   at::Tensor& exp_avg() { return exp_avg_; }        // [total]
   at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // [total]
-  int64_t t = 0;              // updates applied
+  int64_t t = 0;                                    // updates applied
 
  private:
+  // Neighbouring parameters with the same decay are updated as one.
+  struct Range {
+    int64_t offset, numel;
+    bool decay;
+  };
+
   Parameters& parameters_;
   AdamWOptions options_;
+  std::vector<Range> ranges_;
   at::Tensor exp_avg_, exp_avg_sq_;
 };
 

@@ -10,9 +10,9 @@
 namespace train_sft {
 
 struct TrainingResult {
-  ExitCode code = ExitCode::ok;   // interrupted, terminated or diverged when it ended so
-  std::string stopped_by;         // "max_iters", "early_stop", "signal"
-  Json summary;                   // of --json: step, loss, val_loss, best_step, checkpoint, ...
+  ExitCode code = ExitCode::ok;  // interrupted, terminated or diverged when it ended so
+  std::string stopped_by;        // "max_iters", "early_stop", "signal"
+  Json summary;                  // of --json: step, loss, val_loss, best_step, checkpoint, ...
 };
 
 // Data → model → optimizer → loop: step, log, evaluate, sample, save. Throws Error.

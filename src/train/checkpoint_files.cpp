@@ -1,0 +1,78 @@
+#include "train/checkpoint_files.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "train_sft/base/error.h"
+#include "train_sft/base/file.h"
+
+namespace train_sft::checkpoint_files {
+namespace {
+
+constexpr const char* kFormat = "train_sft checkpoint";
+constexpr int kVersion = 1;
+constexpr std::string_view kStepPrefix = "step_";
+
+}  // namespace
+
+std::string step_name(int64_t step) {
+  return fmt::format("{}{:08}", kStepPrefix, step);
+}
+
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kStepPrefix)) return std::nullopt;
+  int64_t step = 0;
+  const char* end = name.data() + name.size();
+  const auto [last, error] = std::from_chars(name.data() + kStepPrefix.size(), end, step);
+  if (error != std::errc() || last != end || step_name(step) != name) return std::nullopt;
+  return step;
+}
+
+Json to_json(const Manifest& manifest) {
+  Json files = Json::object();
+  for (const auto& [name, record] : manifest.files)
+    files[name] = {{"bytes", record.bytes}, {"xxh3_128", record.checksum}};
+  return {{"format", kFormat}, {"version", kVersion}, {"step", manifest.step}, {"files", files}};
+}
+
+Manifest read_manifest(const std::string& directory) {
+  const std::string path = join_path(directory, kManifest);
+  try {
+    const Json json = read_json_file(path);
+    const std::string format = json_string(json, "format", path);
+    if (format != kFormat)
+      throw CheckpointError("{}: field 'format' is '{}', expected '{}'", path, format, kFormat);
+    const int64_t version = json_int(json, "version", path);
+    if (version != kVersion)
+      throw CheckpointError(
+          "{}: version {} of the checkpoint format; this program reads version {}", path, version,
+          kVersion);
+    Manifest manifest;
+    manifest.step = json_int(json, "step", path);
+    for (const auto& [name, record] : json.at("files").items())
+      manifest.files[name] = {static_cast<uint64_t>(json_int(record, "bytes", path)),
+                              json_string(record, "xxh3_128", path)};
+    return manifest;
+  } catch (const DataError& error) {
+    throw CheckpointError("{}", error.what());
+  } catch (const Json::exception& error) {
+    throw CheckpointError("{}: not a checkpoint's manifest: {}", path, error.what());
+  }
+}
+
+std::vector<Found> list_checkpoints(const std::string& out_dir) {
+  std::vector<Found> found;
+  if (!is_directory(out_dir)) return found;
+  for (const auto& name : list_directory(out_dir))
+    if (const auto step = step_of(name); step && is_directory(join_path(out_dir, name)))
+      found.push_back({*step, name});
+  std::sort(found.begin(), found.end(),
+            [](const Found& a, const Found& b) { return a.step < b.step; });
+  return found;
+}
+
+std::string link_target(const std::string& out_dir, const char* link) {
+  return base_name(read_link(join_path(out_dir, link)));
+}
+
+}  // namespace train_sft::checkpoint_files

@@ -1,0 +1,63 @@
+// Names inside a run directory and a checkpoint, and the manifest that vouches for them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train_sft/base/json.h"
+
+namespace train_sft::checkpoint_files {
+
+inline constexpr const char* kManifest = "manifest.json";
+inline constexpr const char* kModel = "model.safetensors";
+inline constexpr const char* kModelConfig = "config.json";
+inline constexpr const char* kGenerationConfig = "generation_config.json";
+inline constexpr const char* kOptimizer = "optimizer.safetensors";
+inline constexpr const char* kTrainState = "train_state.json";
+
+inline constexpr const char* kLatest = "latest";
+inline constexpr const char* kBest = "best_model";
+inline constexpr const char* kBestPt = "best_model.pt";
+
+// Tensors of optimizer.safetensors: prefix + the parameter's name.
+inline constexpr const char* kMasterPrefix = "master/";
+inline constexpr const char* kExpAvgPrefix = "exp_avg/";
+inline constexpr const char* kExpAvgSqPrefix = "exp_avg_sq/";
+
+// Prefixes of what a save or a removal leaves behind when it is interrupted, and of checkpoints
+// that a run resumed further back has left on another branch.
+inline constexpr const char* kSavingPrefix = ".saving_";
+inline constexpr const char* kRemovingPrefix = ".removing_";
+inline constexpr const char* kSupersededPrefix = "superseded_";
+
+std::string step_name(int64_t step);  // step_00001000
+// The step of a name made by step_name, or nothing.
+std::optional<int64_t> step_of(const std::string& name);
+
+struct FileRecord {
+  uint64_t bytes = 0;
+  std::string checksum;
+};
+
+struct Manifest {
+  int64_t step = 0;
+  std::map<std::string, FileRecord> files;
+  bool has(const std::string& name) const { return files.contains(name); }
+};
+Json to_json(const Manifest& manifest);
+// Throws CheckpointError when the file is missing, unreadable or not ours.
+Manifest read_manifest(const std::string& directory);
+
+struct Found {
+  int64_t step = 0;
+  std::string name;
+};
+// Checkpoints of a run directory by name, ascending; whole or not.
+std::vector<Found> list_checkpoints(const std::string& out_dir);
+// The name a link of the run directory points to; "" when there is none.
+std::string link_target(const std::string& out_dir, const char* link);
+
+}  // namespace train_sft::checkpoint_files

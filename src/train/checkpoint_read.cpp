@@ -1,0 +1,206 @@
+#include <array>
+
+#include "train/checkpoint_files.h"
+#include "train/tensor_bytes.h"
+#include "train_sft/base/checksum.h"
+#include "train_sft/base/error.h"
+#include "train_sft/base/file.h"
+#include "train_sft/base/log.h"
+#include "train_sft/train/checkpoint.h"
+
+namespace train_sft {
+namespace files = checkpoint_files;
+namespace {
+
+bool is_model_directory(const std::string& path) {
+  return path_exists(join_path(path, files::kModelConfig)) &&
+         path_exists(join_path(path, files::kModel));
+}
+
+// Links are followed by hand, so that messages and saved settings name the step.
+std::string follow_link(const std::string& path) {
+  const std::string target = read_link(path);
+  if (target.empty()) return path;
+  const std::string followed = join_path(parent_path(path), target);
+  if (!path_exists(followed))
+    throw CheckpointError("{}: is a link to {}, which is not there; name a checkpoint directory",
+                          path, followed);
+  return followed;
+}
+
+void require_valid(const std::string& directory) {
+  if (!path_exists(join_path(directory, files::kManifest))) return;  // a model from elsewhere
+  const std::string fault = verify_checkpoint(directory);
+  if (!fault.empty())
+    throw CheckpointError(
+        "{}; go on from another checkpoint (--resume auto takes the newest valid "
+        "one)",
+        fault);
+}
+
+// Compares field by field so that the message can name the first difference.
+void check_same_model(const ModelConfig& stored, const ModelConfig& wanted,
+                      const std::string& directory) {
+  const auto check = [&](const char* name, const auto& a, const auto& b) {
+    if (a != b)
+      throw CheckpointError(
+          "{}: {} is {} in the checkpoint and {} in the settings; leave {} to the "
+          "checkpoint, or train a new model",
+          directory, name, a, b, name);
+  };
+  const auto family = [](const ModelConfig& config) {
+    return std::string(config.family == Family::gpt2 ? "gpt2" : "llama");
+  };
+  check("family", family(stored), family(wanted));
+  check("n_layer", stored.n_layer, wanted.n_layer);
+  check("n_head", stored.n_head, wanted.n_head);
+  check("n_kv_head", stored.kv_heads(), wanted.kv_heads());
+  check("n_embd", stored.n_embd, wanted.n_embd);
+  check("ffn_hidden", stored.ffn(), wanted.ffn());
+  check("vocab_size", stored.vocab_size, wanted.vocab_size);
+  if (stored.family == Family::gpt2) check("block_size", stored.block_size, wanted.block_size);
+  check("tie_embeddings", stored.tie_embeddings, wanted.tie_embeddings);
+  check("qkv_bias", stored.qkv_bias, wanted.qkv_bias);
+  check("norm_eps", stored.norm_eps, wanted.norm_eps);
+  if (stored.family == Family::llama) check("rope_theta", stored.rope_theta, wanted.rope_theta);
+}
+
+// GPT-2 models on the Hub omit the prefix that transformers' language-model class adds.
+const SafetensorsEntry* find_tensor(const SafetensorsFile& file, const std::string& name) {
+  static constexpr std::string_view kPrefix = "transformer.";
+  const SafetensorsEntry* entry = file.find(name);
+  if (entry == nullptr && name.starts_with(kPrefix)) entry = file.find(name.substr(kPrefix.size()));
+  return entry;
+}
+
+void load_flat(const SafetensorsFile& file, const std::string& path, const std::string& prefix,
+               const ParameterLayout& layout, const at::Tensor& flat) {
+  for (const auto& parameter : layout.parameters) {
+    const SafetensorsEntry* entry = find_tensor(file, prefix + parameter.name);
+    if (entry == nullptr)
+      throw CheckpointError("{}: tensor '{}' is missing", path, prefix + parameter.name);
+    copy_entry(*entry, flat.narrow(0, parameter.offset, parameter.numel).view(parameter.shape),
+               path);
+  }
+}
+
+}  // namespace
+
+std::string verify_checkpoint(const std::string& directory) {
+  try {
+    const files::Manifest manifest = files::read_manifest(directory);
+    for (const char* required : {files::kModel, files::kModelConfig, files::kTrainState})
+      if (!manifest.has(required))
+        return fmt::format("{}: the manifest does not list {}", directory, required);
+    for (const auto& [name, record] : manifest.files) {
+      const std::string path = join_path(directory, name);
+      if (!path_exists(path)) return fmt::format("{}: is missing", path);
+      const uint64_t bytes = file_size(path);
+      if (bytes != record.bytes)
+        return fmt::format("{}: has {} bytes, the manifest says {}", path, bytes, record.bytes);
+      const std::string checksum = checksum_of_file(path);
+      if (checksum != record.checksum)
+        return fmt::format(
+            "{}: its bytes changed after it was written (checksum {}, the manifest "
+            "says {})",
+            path, checksum, record.checksum);
+    }
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+std::string newest_valid_checkpoint(const std::string& out_dir) {
+  const auto found = files::list_checkpoints(out_dir);
+  for (auto candidate = found.rbegin(); candidate != found.rend(); ++candidate) {
+    const std::string directory = join_path(out_dir, candidate->name);
+    const std::string fault = verify_checkpoint(directory);
+    if (!fault.empty()) {
+      log::warning("checkpoint not valid, trying the one before: {}", fault);
+    } else if (!files::read_manifest(directory).has(files::kOptimizer)) {
+      log::warning(
+          "{}: holds weights only (older ones are thinned by keep_optimizer), trying the "
+          "one before",
+          directory);
+    } else {
+      return directory;
+    }
+  }
+  return "";
+}
+
+std::string resolve_checkpoint(const std::string& path) {
+  if (!path_exists(path) && read_link(path).empty()) {
+    const std::string parent = parent_path(path);
+    std::string known;
+    for (const auto& found : files::list_checkpoints(parent.empty() ? "." : parent))
+      known += (known.empty() ? "; there are " : ", ") + found.name;
+    throw CheckpointError("{}: there is no such checkpoint{}", path, known);
+  }
+  const std::string directory = follow_link(path);
+  if (!is_directory(directory))
+    throw CheckpointError("{}: is a file; a checkpoint is a directory that holds {} and {}",
+                          directory, files::kModelConfig, files::kModel);
+  if (is_model_directory(directory) || path_exists(join_path(directory, files::kManifest)))
+    return directory;
+  const std::string latest = join_path(directory, files::kLatest);
+  if (!read_link(latest).empty()) return follow_link(latest);
+  throw CheckpointError("{}: holds neither a model ({} and {}) nor a run's link '{}'", directory,
+                        files::kModelConfig, files::kModel, files::kLatest);
+}
+
+ModelConfig read_model_config(const std::string& directory) {
+  const std::string path = join_path(directory, files::kModelConfig);
+  try {
+    return from_huggingface(read_json_file(path), path);
+  } catch (const DataError& error) {
+    throw CheckpointError("{}", error.what());
+  }
+}
+
+void load_weights(const std::string& directory, Parameters& parameters) {
+  require_valid(directory);
+  check_same_model(read_model_config(directory), parameters.config(), directory);
+  const std::string path = join_path(directory, files::kModel);
+  load_flat(SafetensorsFile(path), path, "", parameters.layout(), parameters.master());
+  parameters.refresh_compute();
+}
+
+TrainState read_train_state(const std::string& directory) {
+  const std::string path = join_path(directory, files::kTrainState);
+  try {
+    return train_state_from_json(read_json_file(path), path);
+  } catch (const DataError& error) {
+    throw CheckpointError("{}", error.what());
+  }
+}
+
+TrainState load_training(const std::string& directory, Parameters& parameters, AdamW& optimizer) {
+  require_valid(directory);
+  check_same_model(read_model_config(directory), parameters.config(), directory);
+  const std::string path = join_path(directory, files::kOptimizer);
+  if (!path_exists(path))
+    throw CheckpointError(
+        "{}: holds weights only, without the optimizer's state; go on from latest "
+        "or best_model, or start from its weights with --pretrained_model {}",
+        directory, directory);
+  const SafetensorsFile file(path);
+  const auto& layout = parameters.layout();
+  const bool masters_apart =
+      file.find(files::kMasterPrefix + layout.parameters.front().name) != nullptr;
+  if (masters_apart) {
+    load_flat(file, path, files::kMasterPrefix, layout, parameters.master());
+  } else {
+    const std::string model = join_path(directory, files::kModel);
+    load_flat(SafetensorsFile(model), model, "", layout, parameters.master());
+  }
+  load_flat(file, path, files::kExpAvgPrefix, layout, optimizer.exp_avg());
+  load_flat(file, path, files::kExpAvgSqPrefix, layout, optimizer.exp_avg_sq());
+  parameters.refresh_compute();
+  TrainState state = read_train_state(directory);
+  optimizer.t = state.adam_t;
+  return state;
+}
+
+}  // namespace train_sft

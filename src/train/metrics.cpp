@@ -1,0 +1,140 @@
+#include "train_sft/train/metrics.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <cmath>
+#include <ctime>
+
+#include "train/step_lines.h"
+#include "train/tensorboard.h"
+#include "train_sft/base/file.h"
+#include "train_sft/base/json.h"
+#include "train_sft/base/log.h"
+
+namespace train_sft {
+namespace {
+
+// Names this run's event files, so that a resume cuts these and no other run's in the same folder.
+constexpr const char* kEventFileList = "tensorboard.json";
+
+// JSON has no NaN and no infinity.
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json();
+}
+
+Json to_json(const StepMetrics& metrics) {
+  Json json = {{"step", metrics.step},
+               {"epoch", metrics.epoch},
+               {"tokens", metrics.tokens},
+               {"examples", metrics.examples},
+               {"loss", number(metrics.loss)},
+               {"lr", metrics.lr},
+               {"grad_norm", number(metrics.grad_norm)},
+               {"tokens_per_s", number(metrics.tokens_per_s)},
+               {"step_ms", metrics.step_ms},
+               {"mfu", metrics.mfu > 0 ? Json(metrics.mfu) : Json()},
+               {"data_wait_ms", metrics.data_wait_ms},
+               {"memory_bytes", metrics.memory_bytes},
+               {"skipped", metrics.skipped}};
+  if (metrics.val_loss) {
+    json["val_loss"] = number(*metrics.val_loss);
+    json["val_ppl"] = number(std::exp(*metrics.val_loss));
+  }
+  return json;
+}
+
+std::string new_event_file_name() {
+  std::array<char, 256> host{};
+  if (gethostname(host.data(), host.size() - 1) != 0) host = {"host"};
+  return fmt::format("events.out.tfevents.{}.{}.{}.train_sft", std::time(nullptr), host.data(),
+                     getpid());
+}
+
+// Cuts this run's event files and returns the one to append to.
+std::string prepare_event_file(const std::string& out_dir, const std::string& tensorboard_dir,
+                               int64_t from_step) {
+  make_directories(tensorboard_dir);
+  const std::string list_path = join_path(out_dir, kEventFileList);
+  Json names = Json::array();
+  if (from_step > 0 && path_exists(list_path)) {
+    for (const auto& name : read_json_file(list_path)) {
+      const std::string path = join_path(tensorboard_dir, base_name(name.get<std::string>()));
+      if (!path_exists(path)) continue;
+      cut_event_file(path, from_step);
+      names.push_back(name);
+    }
+  }
+  if (names.empty()) names.push_back(new_event_file_name());
+  write_file_atomically(list_path, dump_json(names));
+  return join_path(tensorboard_dir, names.back().get<std::string>());
+}
+
+}  // namespace
+
+void cut_step_lines(const std::string& path, int64_t step) {
+  if (!path_exists(path)) return;
+  const std::string text = read_file(path);
+  size_t keep = 0;
+  while (keep < text.size()) {
+    const size_t end = text.find('\n', keep);
+    if (end == std::string::npos) break;
+    const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(keep),
+                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
+        line["step"].get<int64_t>() > step)
+      break;
+    keep = end + 1;
+  }
+  if (keep < text.size()) truncate_file(path, keep);
+}
+
+struct MetricsWriter::State {
+  std::unique_ptr<FileWriter> lines;
+  std::unique_ptr<EventFile> events;  // null without TensorBoard
+};
+
+MetricsWriter::MetricsWriter(const std::string& out_dir, const std::string& tensorboard_dir,
+                             int64_t from_step)
+    : state_(std::make_unique<State>()) {
+  make_directories(out_dir);
+  const std::string path = join_path(out_dir, "metrics.jsonl");
+  cut_step_lines(path, from_step);
+  state_->lines = std::make_unique<FileWriter>(path, FileWriter::Mode::append);
+  if (!tensorboard_dir.empty())
+    state_->events =
+        std::make_unique<EventFile>(prepare_event_file(out_dir, tensorboard_dir, from_step));
+}
+
+MetricsWriter::~MetricsWriter() = default;
+
+void MetricsWriter::write(const StepMetrics& metrics) {
+  state_->lines->write(to_json(metrics).dump() + "\n");
+  state_->lines->flush();
+  if (!state_->events) return;
+  EventFile& events = *state_->events;
+  events.scalar("train/loss", metrics.step, metrics.loss);
+  events.scalar("train/lr", metrics.step, metrics.lr);
+  events.scalar("train/grad_norm", metrics.step, metrics.grad_norm);
+  events.scalar("train/epoch", metrics.step, metrics.epoch);
+  events.scalar("speed/tokens_per_s", metrics.step, metrics.tokens_per_s);
+  events.scalar("speed/step_ms", metrics.step, metrics.step_ms);
+  if (metrics.val_loss) {
+    events.scalar("val/loss", metrics.step, *metrics.val_loss);
+    events.scalar("val/perplexity", metrics.step, std::exp(*metrics.val_loss));
+  }
+  events.flush();
+}
+
+void MetricsWriter::text(const std::string& tag, int64_t step, const std::string& value) {
+  if (!state_->events) return;
+  state_->events->text(tag, step, value);
+  state_->events->flush();
+}
+
+void MetricsWriter::sync() {
+  state_->lines->sync();
+  if (state_->events) state_->events->sync();
+}
+
+}  // namespace train_sft

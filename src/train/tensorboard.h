@@ -1,0 +1,39 @@
+// TensorBoard event files, written by hand: TFRecord framing
+// (tensorflow/core/lib/io/record_writer.h) around tensorflow.Event messages
+// (tensorflow/core/util/event.proto, framework/summary.proto). libprotobuf is not used: its symbols
+// clash with the copy inside libtorch.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "train_sft/base/file.h"
+
+namespace train_sft {
+
+// CRC-32C (Castagnoli), as RFC 3720 appendix B.4 defines it.
+uint32_t crc32c(std::string_view bytes);
+
+class EventFile {
+ public:
+  // Appends to the file; a new one begins with its version record.
+  explicit EventFile(const std::string& path);
+  void scalar(const std::string& tag, int64_t step, double value);
+  void text(const std::string& tag, int64_t step, const std::string& value);
+  void flush() { file_.flush(); }
+  void sync() { file_.sync(); }
+
+ private:
+  void write_event(int64_t step, std::string_view value_message);
+  void write_record(const std::string& record);
+
+  bool is_new_;
+  FileWriter file_;
+};
+
+// Cuts the file behind its last whole record whose step is at most `step`.
+void cut_event_file(const std::string& path, int64_t step);
+
+}  // namespace train_sft
