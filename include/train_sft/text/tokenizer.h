@@ -24,7 +24,7 @@ class Tokenizer {
   virtual std::string token_bytes(int32_t id) const = 0;
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<int32_t> special_id(std::string_view name) const = 0;
-  virtual int32_t bos_id() const = 0;   // -1 when there is none
+  virtual int32_t bos_id() const = 0;  // -1 when there is none
   virtual int32_t eos_id() const = 0;
   virtual int32_t pad_id() const = 0;
   virtual std::string kind() const = 0;         // "sentencepiece unigram", ...
@@ -36,17 +36,20 @@ class Tokenizer {
 
 // A .model file, or a directory with tokenizer.model. Throws DataError.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
+// From a model's bytes (as train_tokenizer returns them); `where` names them in errors.
+std::unique_ptr<Tokenizer> tokenizer_from_model(std::string model_bytes, const std::string& where);
 
 struct TokenizerTraining {
-  std::string type = "bpe";       // unigram, bpe, char
-  int64_t vocab_size = 8192;      // char: an upper limit
+  std::string type = "bpe";                        // unigram, bpe, char
+  int64_t vocab_size = 8192;                       // char: an upper limit
   uint64_t max_sample_bytes = uint64_t{64} << 20;  // of the corpus, evenly spread
-  int threads = 1;
 };
 
 // Trains with sentencepiece on plain documents and returns the model's bytes. Normalisation is the
 // identity, whitespace and newlines survive exactly, bytes outside the vocabulary fall back to byte
 // tokens. The chat specials of every built-in template are control symbols at fixed first ids.
-std::string train_tokenizer(const std::vector<std::string>& documents, const TokenizerTraining& training);
+// A pure function of its arguments: the same documents give the same bytes.
+std::string train_tokenizer(const std::vector<std::string>& documents,
+                            const TokenizerTraining& training);
 
 }  // namespace train_sft
