@@ -18,13 +18,13 @@ struct ModelConfig {
   Family family = Family::gpt2;
   int64_t n_layer = 12;
   int64_t n_head = 12;
-  int64_t n_kv_head = 0;    // 0: n_head; llama only
+  int64_t n_kv_head = 0;  // 0: n_head; llama only
   int64_t n_embd = 768;
-  int64_t ffn_hidden = 0;   // 0: 4*n_embd (gpt2); 8/3*n_embd rounded up to a multiple of 64 (llama)
-  int64_t vocab_size = 0;   // rows of the embedding, ≥ the tokenizer's size
+  int64_t ffn_hidden = 0;  // 0: 4*n_embd (gpt2); 8/3*n_embd rounded up to a multiple of 64 (llama)
+  int64_t vocab_size = 0;  // rows of the embedding, ≥ the tokenizer's size
   int64_t block_size = 1024;  // longest sequence; gpt2: rows of the position table
   bool tie_embeddings = true;
-  bool qkv_bias = false;    // llama family only: Qwen2's biases on q, k, v (gpt2 always has biases)
+  bool qkv_bias = false;  // llama family only: Qwen2's biases on q, k, v (gpt2 always has biases)
   double norm_eps = 1e-5;
   double rope_theta = 10000.0;
 

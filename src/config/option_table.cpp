@@ -1,0 +1,269 @@
+// The rows of the table. A flag exists here only when something implements it.
+#include <fmt/ranges.h>
+
+#include "config/option_access.h"
+#include "train_sft/config/options.h"
+
+namespace train_sft {
+namespace {
+
+using Names = std::vector<std::string>;
+constexpr auto model = &TrainConfig::model;
+
+std::string shown_default(const Json& value) {
+  if (value.is_null()) return "derived";
+  if (value.is_array() && value.empty()) return "none";
+  if (value.is_string())
+    return value.get<std::string>().empty() ? "none" : value.get<std::string>();
+  return value.dump();
+}
+
+// A row whose type and default come from the field itself.
+template <auto... Path>
+Option row(const char* name, Names aliases, const char* help) {
+  using Field =
+      std::remove_cvref_t<decltype(option_access::field<Path...>(std::declval<TrainConfig&>()))>;
+  Option option;
+  option.name = name;
+  option.aliases = std::move(aliases);
+  option.help = help;
+  option.type = option_access::type_name<typename option_access::Unwrapped<Field>::type>();
+  option.set = &option_access::set<Path...>;
+  option.get = &option_access::get<Path...>;
+  option.default_text = shown_default(option.get(TrainConfig{}));
+  return option;
+}
+
+Option between(Option option, std::optional<double> min, std::optional<double> max = {}) {
+  option.min = min;
+  option.max = max;
+  return option;
+}
+
+Option one_of(Option option, Names choices) {
+  option.choices = std::move(choices);
+  return option;
+}
+
+Option derived(Option option, const char* how) {
+  option.default_text = how;
+  return option;
+}
+
+using T = TrainConfig;
+using M = ModelConfig;
+
+std::vector<Option> data_options() {
+  return {
+      row<&T::data>("data", {}, "Files to train on; \"path*2.5\" weighs a file"),
+      row<&T::val_data>("val_data", {}, "Files to validate on, instead of a part of data"),
+      between(row<&T::val_split>("val_split", {}, "Part of data kept for validation; 0: none"), 0,
+              0.9),
+      one_of(row<&T::val_split_by>("val_split_by", {},
+                                   "Which part: by content hash, or the tail; auto: the tail of "
+                                   "plain text, else by hash"),
+             {"auto", "hash", "tail"}),
+      one_of(row<&T::data_format>("data_format", {}, "Format of the files; auto: detected"),
+             {"auto", "text", "bin", "alpaca", "prompt_completion", "messages", "sharegpt"}),
+      one_of(row<&T::train_on>("train_on", {},
+                               "Which turns of a conversation are learned: the assistant's, its "
+                               "last, or every token"),
+             {"assistant", "last", "all"}),
+      row<&T::data_vars>("data_vars", {}, "name=value, fills {{name}} in the data"),
+      row<&T::tokenizer>("tokenizer", {},
+                         "A tokenizer.model or a directory that holds one; none: trained on data"),
+      one_of(row<&T::tokenizer_type>("tokenizer_type", {}, "Type of a tokenizer trained here"),
+             {"unigram", "bpe", "char"}),
+      one_of(row<&T::chat_template>("chat_template", {}, "How conversations are rendered"),
+             {"chatml", "alpaca"}),
+      one_of(row<&T::packing>("packing", {},
+                              "none: one example a row; best_fit: several whole examples a row; "
+                              "sequential: a stream of text; auto: none for conversations, else "
+                              "sequential"),
+             {"auto", "none", "best_fit", "sequential"}),
+      one_of(row<&T::overlong>("overlong", {}, "What happens to an example longer than a row"),
+             {"truncate", "drop", "split", "error"}),
+      between(row<&T::seed>("seed", {}, "Seed of order, initial weights and dropout"), 0),
+  };
+}
+
+std::vector<Option> batch_options() {
+  return {
+      between(
+          row<&T::batch_size>(
+              "batch_size", {"device_batch_size", "mini_batch_size", "per_device_train_batch_size"},
+              "Rows of a micro-batch on one device"),
+          1, 1 << 24),
+      derived(between(row<&T::grad_accum>("grad_accum", {"gradient_accumulation_steps"},
+                                          "Micro-batches a step"),
+                      1, 1 << 24),
+              "1"),
+      derived(between(row<&T::total_batch_size>("total_batch_size", {},
+                                                "Tokens a step; sets grad_accum, must divide"),
+                      1, 1e15),
+              "from grad_accum"),
+      derived(
+          between(row<&T::target_examples_per_step>("target_examples_per_step", {},
+                                                    "Rows a step; sets grad_accum, must divide"),
+                  1, 1e12),
+          "from grad_accum"),
+      between(row<&T::block_size>("block_size", {"context_length", "max_seq_len", "max_tokens"},
+                                  "Tokens a row"),
+              1, 1 << 24),
+  };
+}
+
+std::vector<Option> length_options() {
+  return {
+      derived(between(row<&T::max_iters>("max_iters", {"max_steps", "num_iterations"},
+                                         "Optimizer steps; -1: one epoch"),
+                      -1, 1e15),
+              "one epoch"),
+      derived(
+          between(row<&T::epochs>("epochs", {"num_train_epochs"}, "Passes over the data"), 0, 1e9),
+          "1"),
+      derived(between(row<&T::extend_steps>("extend_steps", {},
+                                            "With resume: go on to this step with a new schedule"),
+                      1, 1e15),
+              "none"),
+  };
+}
+
+std::vector<Option> optimizer_options() {
+  return {
+      one_of(row<&T::optimizer>("optimizer", {}, "Optimizer"), {"adamw"}),
+      between(row<&T::learning_rate>("learning_rate", {"lr"}, "Peak learning rate"), 0, 1000),
+      derived(between(row<&T::min_lr>("min_lr", {"final_lr"}, "Learning rate at the last step"), 0,
+                      1000),
+              "learning_rate / 10"),
+      one_of(row<&T::lr_schedule>("lr_schedule", {}, "Shape of the learning rate after warm-up"),
+             {"constant", "linear", "cosine", "warmup_plateau_cosine"}),
+      derived(between(row<&T::warmup_iters>("warmup_iters", {"warmup_steps"},
+                                            "Steps of linear warm-up"),
+                      0, 1e15),
+              "2.5 % of the run"),
+      derived(between(row<&T::plateau_iters>("plateau_iters", {"plateau_steps"},
+                                             "Steps at the peak (warmup_plateau_cosine)"),
+                      0, 1e15),
+              "50 % of the run"),
+      between(row<&T::weight_decay>("weight_decay", {}, "Decoupled decay, of matrices only"), 0,
+              1000),
+      between(row<&T::beta1>("beta1", {}, "AdamW: decay of the first moment"), 0, 0.999999),
+      between(row<&T::beta2>("beta2", {}, "AdamW: decay of the second moment"), 0, 0.99999999),
+      between(row<&T::adam_eps>("adam_eps", {}, "AdamW: added to the denominator"), 0, 1),
+      between(row<&T::grad_clip>("grad_clip", {}, "Largest gradient norm; 0: no clipping"), 0),
+      between(row<&T::dropout>("dropout", {}, "Dropout of embeddings and residual branches"), 0,
+              0.99),
+      between(row<&T::max_bad_steps>("max_bad_steps", {},
+                                     "Non-finite steps in a row after which the run ends (code 6)"),
+              1, 1e9),
+  };
+}
+
+std::vector<Option> model_options() {
+  return {
+      one_of(row<model, &M::family>("family", {}, "Architecture of a new model"),
+             {"gpt2", "llama"}),
+      between(row<model, &M::n_layer>("n_layer", {}, "Layers"), 1, 10000),
+      between(row<model, &M::n_head>("n_head", {}, "Attention heads"), 1, 10000),
+      derived(
+          between(row<model, &M::n_kv_head>("n_kv_head", {}, "Heads of keys and values (llama)"), 0,
+                  10000),
+          "n_head"),
+      between(row<model, &M::n_embd>("n_embd", {}, "Width"), 1, 1 << 20),
+      derived(between(row<model, &M::ffn_hidden>("ffn_hidden", {}, "Width of the feed-forward"), 0,
+                      1 << 24),
+              "4 or 8/3 × n_embd"),
+      derived(between(row<model, &M::vocab_size>(
+                          "vocab_size", {},
+                          "Rows of the embedding, and size of a tokenizer trained here"),
+                      0, 1 << 24),
+              "the tokenizer's"),
+      row<model, &M::tie_embeddings>("tie_embeddings", {},
+                                     "Output layer shares the embedding's weights"),
+      row<model, &M::qkv_bias>("qkv_bias", {}, "Biases on queries, keys and values (llama: Qwen2)"),
+      between(row<model, &M::norm_eps>("norm_eps", {}, "Epsilon of the norms"), 1e-12, 1),
+      between(row<model, &M::rope_theta>("rope_theta", {}, "Base of rotary positions (llama)"), 1),
+      row<&T::pretrained_model>("pretrained_model", {"init_from"},
+                                "Start from these weights, at step 0"),
+  };
+}
+
+std::vector<Option> run_options() {
+  return {
+      derived(row<&T::out_dir>("out_dir", {}, "Where checkpoints and logs go"),
+              "checkpoints, checkpoints_instruct with pretrained_model, checkpoints_restart with a "
+              "fresh schedule"),
+      row<&T::resume>("resume", {}, "Continue: auto (the newest valid checkpoint) or a path"),
+      row<&T::fresh_schedule>("fresh_schedule", {},
+                              "With resume: only the weights; the schedule starts at step 0"),
+      row<&T::overwrite_data_check>("overwrite_data_check", {}, "Resume although the data changed"),
+      between(row<&T::eval_interval>("eval_interval", {"eval_every", "eval_freq", "eval_steps"},
+                                     "Steps between evaluations; -1 or 0: off"),
+              -1, 1e15),
+      between(row<&T::eval_batches>("eval_batches", {},
+                                    "Micro-batches of an evaluation; 0: all validation data"),
+              0, 1e12),
+      derived(between(row<&T::save_interval>("save_interval",
+                                             {"checkpoint_freq", "save_steps", "save_every"},
+                                             "Steps between checkpoints"),
+                      0, 1e15),
+              "with each evaluation, else 1000"),
+      between(row<&T::log_interval>("log_interval", {"logging_steps"}, "Steps between log lines"),
+              1, 1e15),
+      between(row<&T::sample_interval>("sample_interval", {},
+                                       "Steps between samples of the model's text; 0: off"),
+              0, 1e15),
+      row<&T::sample_prompts>("sample_prompts", {}, "Prompts of those samples"),
+      between(row<&T::keep>("keep", {}, "Checkpoints kept beside the best; 0: all"), 0, 1e9),
+      between(row<&T::keep_optimizer>("keep_optimizer", {},
+                                      "Checkpoints that keep their optimizer state"),
+              1, 1e9),
+      between(row<&T::early_stop_patience>("early_stop_patience", {},
+                                           "End after this many evaluations without gain; 0: off"),
+              0, 1e9),
+      between(row<&T::min_delta>("min_delta", {}, "What counts as gain in validation loss"), 0),
+      row<&T::use_tensorboard>("use_tensorboard", {}, "Write TensorBoard files"),
+      derived(row<&T::tensorboard_dir>("tensorboard_dir", {}, "Where they go"),
+              "runs_instruct for conversations, else runs"),
+      derived(row<&T::log_file>("log_file", {}, "The run's log"), "training.log in out_dir"),
+      row<&T::json>("json", {}, "One JSON object on stdout, everything else on stderr"),
+  };
+}
+
+std::vector<Option> machine_options() {
+  return {
+      one_of(row<&T::device>("device", {}, "Where to compute"), {"auto", "cpu"}),
+      one_of(row<&T::precision>("precision", {"dtype"}, "Precision of the computation"),
+             {"auto", "fp32", "bf16"}),
+      derived(between(row<&T::threads>("threads", {}, "CPU threads"), 0, 4096),
+              "the cores this process may use"),
+  };
+}
+
+std::vector<Option> whole_table() {
+  std::vector<Option> table;
+  const auto add = [&](const char* group, std::vector<Option> options) {
+    for (Option& option : options) {
+      option.group = group;
+      table.push_back(std::move(option));
+    }
+  };
+  add("Data", data_options());
+  add("Batch", batch_options());
+  add("Length", length_options());
+  add("Optimizer and schedule", optimizer_options());
+  add("Model", model_options());
+  add("Run", run_options());
+  add("Machine", machine_options());
+  return table;
+}
+
+}  // namespace
+
+const std::vector<Option>& option_table() {
+  static const std::vector<Option> table = whole_table();
+  return table;
+}
+
+}  // namespace train_sft
