@@ -150,7 +150,8 @@ TEST_P(EachTokenizer, SavedAndLoadedGivesTheSameIds) {
 }
 
 TEST(TokenizerTest, BpeMergesFrequentWords) {
-  EXPECT_EQ(sample_tokenizer("bpe").encode(" garden").size(), 1U);
+  EXPECT_EQ(sample_tokenizer("bpe").encode(" cat").size(), 1U);
+  EXPECT_EQ(sample_tokenizer("bpe").encode("  garden").size(), 2U);  // two spaces, the word
 }
 
 TEST(TokenizerTest, RunsOfSpacesAndNewlinesMerge) {
