@@ -112,7 +112,7 @@ class LinearCrossEntropy {
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(chunk.hidden + r * C, hidden + learned[first + r] * C, C * sizeof(T));
     }
-    gemm<T, A>(chunk.logits, V, rows, V, C, {chunk.hidden, C}, {weight, C, true}, false);
+    gemm<T, A>(chunk.logits, V, {rows, V, C}, {chunk.hidden, C}, {weight, C, true}, nullptr, false);
     const bool gradient = grad_hidden != nullptr || grad_weight != nullptr;
     for (int64_t r = 0; r < rows; ++r) {
       T* grad = gradient ? chunk.grad_logits + r * V : nullptr;
@@ -124,10 +124,12 @@ class LinearCrossEntropy {
     }
     sums.tokens += rows;
     if (grad_weight != nullptr) {
-      gemm<T, A>(grad_weight, C, V, C, rows, {chunk.grad_logits, V, true}, {chunk.hidden, C}, true);
+      gemm<T, A>(grad_weight, C, {V, C, rows}, {chunk.grad_logits, V, true}, {chunk.hidden, C},
+                 nullptr, true);
     }
     if (grad_hidden != nullptr) {
-      gemm<T, T>(chunk.hidden, C, rows, C, V, {chunk.grad_logits, V}, {weight, C}, false);
+      gemm<T, T>(chunk.hidden, C, {rows, C, V}, {chunk.grad_logits, V}, {weight, C}, nullptr,
+                 false);
       scatter(chunk.hidden, first, rows);
     }
   }

@@ -15,10 +15,15 @@ struct Operand {
   bool transposed = false;
 };
 
-// out [M, N] (rows `stride` apart) = op(a) [M, K] · op(b) [K, N], added when accumulate.
-// T double: plain loops. Out: T, or float for T bfloat16. Products are summed in Accumulate<T>.
+struct GemmShape {
+  int64_t M, N, K;
+};
+
+// out [M, N] (rows `stride` apart) = op(a) [M, K] · op(b) [K, N] (+ bias [N]), added when
+// accumulate. Out: T, or float for T bfloat16. Sums are in Accumulate<T>, each in the order of k by
+// one thread.
 template <typename T, typename Out>
-void gemm(Out* out, int64_t stride, int64_t M, int64_t N, int64_t K, const Operand<T>& a,
-          const Operand<T>& b, bool accumulate);
+void gemm(Out* out, int64_t stride, GemmShape shape, const Operand<T>& a, const Operand<T>& b,
+          const T* bias, bool accumulate);
 
 }  // namespace train_sft::ops

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "ops/fast.h"
 #include "train_sft/base/error.h"
 
 namespace train_sft::ops {
@@ -34,6 +35,19 @@ Kernels& current() {
   return chosen;
 }
 
+simd::Table avx2_table() {
+  simd::Table table;
+  avx2::fill_gemm(table);
+  return table;
+}
+
+simd::Table avx512_table() {
+  simd::Table table;
+  avx512::fill_gemm(table);
+  if (__builtin_cpu_supports("avx512bf16")) avx512bf16::fill_gemm(table);
+  return table;
+}
+
 }  // namespace
 
 Kernels kernels() {
@@ -60,6 +74,18 @@ bool machine_runs(Kernels kernels) {
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     default:
       return true;
+  }
+}
+
+const simd::Table* simd_table() {
+  static const simd::Table avx2 = avx2_table(), avx512 = avx512_table();
+  switch (kernels()) {
+    case Kernels::avx512:
+      return &avx512;
+    case Kernels::avx2:
+      return &avx2;
+    default:
+      return nullptr;
   }
 }
 

@@ -18,23 +18,6 @@ Shape shape_of(const at::Tensor& weight, WeightLayout layout) {
 }
 
 template <typename T>
-void fill_rows(T* out, const T* row, int64_t N, int64_t C) {
-#pragma omp parallel for schedule(static)
-  for (int64_t n = 0; n < N; ++n) {
-    for (int64_t c = 0; c < C; ++c) out[n * C + c] = row[c];
-  }
-}
-
-template <typename T>
-void add_row(T* out, const T* row, int64_t N, int64_t C) {
-  using A = Accumulate<T>;
-#pragma omp parallel for schedule(static)
-  for (int64_t n = 0; n < N; ++n) {
-    for (int64_t c = 0; c < C; ++c) out[n * C + c] = A(out[n * C + c]) + A(row[c]);
-  }
-}
-
-template <typename T>
 void add_column_sums(Accumulate<T>* sums, const T* x, int64_t N, int64_t C) {
   constexpr int64_t kBlock = 64;
 #pragma omp parallel for schedule(static)
@@ -54,15 +37,9 @@ void linear_forward(const at::Tensor& out, const at::Tensor& input, const at::Te
   const auto [I, O] = shape_of(weight, layout);
   const int64_t N = rows_of(input);
   for_dtype(out.scalar_type(), [&, I = I, O = O]<typename T>() {
-    T* y = data_of<T>(out, N * O);
     const Operand<T> x{data_of<T>(input, N * I), I};
     const Operand<T> w{data_of<T>(weight, I * O), weight.size(1), layout == WeightLayout::out_in};
-    const T* b = data_or_null<T>(bias, O);
-    // bfloat16: the bias is added after the product, which would otherwise begin with a rounding.
-    const bool bias_first = b != nullptr && !std::is_same_v<T, bf16>;
-    if (bias_first) fill_rows(y, b, N, O);
-    gemm<T, T>(y, O, N, O, I, x, w, bias_first);
-    if (b != nullptr && !bias_first) add_row(y, b, N, O);
+    gemm<T, T>(data_of<T>(out, N * O), O, {N, O, I}, x, w, data_or_null<T>(bias, O), false);
   });
 }
 
@@ -73,7 +50,7 @@ void linear_backward_input(const at::Tensor& grad_input, const at::Tensor& grad_
   for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
     const Operand<T> dy{data_of<T>(grad_out, N * O), O};
     const Operand<T> w{data_of<T>(weight, I * O), weight.size(1), layout == WeightLayout::in_out};
-    gemm<T, T>(data_of<T>(grad_input, N * I), I, N, I, O, dy, w, accumulate);
+    gemm<T, T>(data_of<T>(grad_input, N * I), I, {N, I, O}, dy, w, nullptr, accumulate);
   });
 }
 
@@ -87,9 +64,9 @@ void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& inp
     const T* x = data_of<T>(input, N * I);
     const T* dy = data_of<T>(grad_out, N * O);
     if (layout == WeightLayout::in_out) {
-      gemm<T, A>(dw, O, I, O, N, {x, I, true}, {dy, O, false}, true);
+      gemm<T, A>(dw, O, {I, O, N}, {x, I, true}, {dy, O, false}, nullptr, true);
     } else {
-      gemm<T, A>(dw, I, O, I, N, {dy, O, true}, {x, I, false}, true);
+      gemm<T, A>(dw, I, {O, I, N}, {dy, O, true}, {x, I, false}, nullptr, true);
     }
   });
 }

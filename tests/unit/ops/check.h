@@ -4,8 +4,10 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros_like.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,6 +16,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "train_sft/ops/kernels.h"
 
 namespace train_sft::ops {
 
@@ -58,6 +62,15 @@ inline void expect_gradient(at::Tensor& x, const at::Tensor& gradient,
 
 inline double weighted_sum(const at::Tensor& a, const at::Tensor& b) {
   return a.mul(b).sum().item<double>();
+}
+
+// Runs f(name) with each set of fast kernels that this machine has.
+inline void for_fast_kernels(const std::function<void(const std::string&)>& f) {
+  for (Kernels kernels : {Kernels::avx2, Kernels::avx512}) {
+    if (!machine_runs(kernels)) continue;
+    KernelsOverride override(kernels);
+    f(kernels_name(kernels));
+  }
 }
 
 }  // namespace train_sft::ops

@@ -1,0 +1,22 @@
+# The kernels in src/ops/simd are compiled once for each instruction set; the program chooses among
+# them when it starts. They include no library header, so that no inline function compiled with
+# these flags can end up in code that runs on any machine.
+function(train_sft_ops_kernels isa)
+  cmake_parse_arguments(ISA "" "" "SOURCES;FLAGS" ${ARGN})
+  list(TRANSFORM ISA_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/src/ops/simd/)
+  add_library(train_sft_ops_${isa} OBJECT ${ISA_SOURCES})
+  target_compile_definitions(train_sft_ops_${isa} PRIVATE TRAIN_SFT_ISA=${isa})
+  target_compile_options(train_sft_ops_${isa} PRIVATE -fopenmp ${ISA_FLAGS})
+  target_include_directories(train_sft_ops_${isa} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src)
+  target_link_libraries(train_sft_ops_${isa} PRIVATE train_sft_warnings)
+  target_sources(train_sft_ops PRIVATE $<TARGET_OBJECTS:train_sft_ops_${isa}>)
+endfunction()
+
+set(kernel_sources gemm.cpp)
+set(avx2_flags -mavx2 -mfma -mf16c)
+# GCC 12 takes its own intrinsics' undefined operands for uninitialised variables.
+set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+                 -Wno-maybe-uninitialized -Wno-uninitialized)
+train_sft_ops_kernels(avx2 SOURCES ${kernel_sources} FLAGS ${avx2_flags})
+train_sft_ops_kernels(avx512 SOURCES ${kernel_sources} FLAGS ${avx512_flags})
+train_sft_ops_kernels(avx512bf16 SOURCES gemm.cpp FLAGS ${avx512_flags} -mavx512bf16)

@@ -1,0 +1,53 @@
+// From an op to its fast kernel, if one is to run.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "ops/dispatch.h"
+#include "ops/simd/table.h"
+#include "train_sft/ops/kernels.h"
+
+namespace train_sft::ops {
+
+// Null when the references are to run.
+const simd::Table* simd_table();
+
+// The kernels for float or bfloat16; null for double and when the references are to run.
+template <typename T>
+auto fast_kernels() {
+  if constexpr (std::is_same_v<T, float>) {
+    const simd::Table* table = simd_table();
+    return table == nullptr ? nullptr : &table->f32;
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    const simd::Table* table = simd_table();
+    return table == nullptr ? nullptr : &table->bf16;
+  }
+}
+
+// bfloat16 as the kernels see it.
+inline float* raw(float* x) {
+  return x;
+}
+inline const float* raw(const float* x) {
+  return x;
+}
+inline uint16_t* raw(bf16* x) {
+  return reinterpret_cast<uint16_t*>(x);
+}
+inline const uint16_t* raw(const bf16* x) {
+  return reinterpret_cast<const uint16_t*>(x);
+}
+
+// Defined once per instruction set, in src/ops/simd.
+namespace avx2 {
+void fill_gemm(simd::Table& table);
+}  // namespace avx2
+namespace avx512 {
+void fill_gemm(simd::Table& table);
+}  // namespace avx512
+namespace avx512bf16 {  // AVX-512 with products of bfloat16
+void fill_gemm(simd::Table& table);
+}  // namespace avx512bf16
+
+}  // namespace train_sft::ops

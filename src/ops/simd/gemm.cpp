@@ -1,0 +1,249 @@
+// Matrix products by packing and register tiles (Goto & van de Geijn 2008): panels of the right
+// side are packed once for all threads, panels of the left side by the thread that owns the rows.
+// Each element of the result is summed in the order of k by one thread: its bits do not depend on
+// how many there are.
+#include <omp.h>
+
+#include <cstdlib>
+
+#include "ops/simd/pack.h"
+#include "ops/simd/table.h"
+#include "ops/simd/tile.h"
+
+namespace train_sft::ops::TRAIN_SFT_ISA {
+namespace {
+
+using simd::GemmOperand;
+using simd::GemmShape;
+
+constexpr int64_t kPanelStride = kTileRows <= 8 ? 8 : 16;  // of packed rows
+constexpr int64_t kDepth = 384;            // lanes of k in a block: one panel of B fills L1
+constexpr int64_t kColumns = 3072;         // columns in a block: B's block stays in L3
+constexpr int64_t kBlockPanels = 12;       // panels of A in a block, which stays in L2
+constexpr int64_t kSerialFlops = 1 << 18;  // below, waking threads costs more than it saves
+
+struct FreeOnExit {
+  void* memory = nullptr;
+  int64_t capacity = 0;
+  ~FreeOnExit() { std::free(memory); }
+  void* get(int64_t bytes) {
+    if (bytes > capacity) {
+      std::free(memory);
+      memory = std::aligned_alloc(64, (bytes + 4095) / 4096 * 4096);
+      if (memory == nullptr) std::abort();
+      capacity = bytes;
+    }
+    return memory;
+  }
+};
+thread_local FreeOnExit packed_a_memory, packed_b_memory, partial_memory, bias_memory;
+
+// What happens to a finished tile: out = tile (+ partial) (+ bias) (+ out).
+template <typename Out>
+struct Sink {
+  Out* out;
+  int64_t stride;
+  const float* partial;  // same shape, partial_stride apart; or null
+  int64_t partial_stride;
+  const float* bias;  // or null
+  bool accumulate;
+
+  template <int MR, int NV>
+  TRAIN_SFT_INLINE void take(const Tile<MR, NV>& tile, int64_t row, int64_t column,
+                             int64_t columns) const {
+    unrolled<MR>([&](auto i) __attribute__((always_inline)) {
+      unrolled<NV>([&](auto j) __attribute__((always_inline)) {
+        const int64_t c = column + j * Vec::width;
+        const int64_t left = columns - j * Vec::width;
+        const int64_t n = left >= Vec::width ? 0 : left;
+        Vec x = tile.acc[i][j];
+        if (partial != nullptr) x = x + load(partial + (row + i) * partial_stride + c, n);
+        if (bias != nullptr) x = x + load(bias + c, n);
+        Out* to = out + (row + i) * stride + c;
+        if (accumulate) x = x + load(to, n);
+        store(to, x, n);
+      });
+    });
+  }
+};
+
+template <typename Lane, int MR, int NV, typename Out>
+__attribute__((noinline)) void tile_product(const Lane* a, const Lane* b, int64_t depth,
+                                            const Sink<Out>& sink, int64_t row, int64_t column,
+                                            int64_t columns) {
+  Tile<MR, NV> tile;
+  tile.clear();
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<Lane, uint32_t>) {
+    tile.add_pairs(a, kPanelStride, b, kTileColumns, depth);
+  } else
+#endif
+  {
+    tile.add_column_major(a, kPanelStride, b, kTileColumns, depth);
+  }
+  sink.take(tile, row, column, columns);
+}
+
+int64_t share(int64_t total, int64_t index, int64_t parts) {
+  return total * index / parts;
+}
+
+// Threads as a grid over rows and columns of the result, as even as the tiles allow.
+struct Grid {
+  int64_t rows = 1, columns = 1;
+  Grid(int64_t threads, int64_t M, int64_t panels) {
+    int64_t best = -1;
+    for (int64_t r = 1; r <= threads; ++r) {
+      if (threads % r != 0) continue;
+      const int64_t c = threads / r;
+      const int64_t most = ((M + r - 1) / r + kTileRows - 1) / kTileRows * ((panels + c - 1) / c);
+      if (best < 0 || most <= best) {
+        best = most;
+        rows = r;
+        columns = c;
+      }
+    }
+  }
+};
+
+template <typename Lane, typename Out>
+struct Block {
+  const Lane* packed_b;
+  int64_t depth;    // lanes of k
+  int64_t columns;  // of this block
+  Sink<Out> sink;   // shifted to the block's first column
+};
+
+// Panels [first, last) of rows, each `rows_at` apart, against panels of B.
+template <typename Lane, typename Out, typename PackA>
+void multiply_rows(const Block<Lane, Out>& block, int64_t row_begin, int64_t row_end,
+                   int64_t panel_begin, int64_t panel_end, const PackA& pack_a) {
+  const int64_t rows = row_end - row_begin;
+  const int64_t panels = (rows + kTileRows - 1) / kTileRows;
+  const int64_t panel_lanes = kPanelStride * block.depth;
+  Lane* packed_a =
+      static_cast<Lane*>(packed_a_memory.get(kBlockPanels * panel_lanes * sizeof(Lane)));
+  for (int64_t p0 = 0; p0 < panels; p0 += kBlockPanels) {
+    const int64_t p1 = p0 + kBlockPanels < panels ? p0 + kBlockPanels : panels;
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t begin = row_begin + share(rows, p, panels);
+      const int64_t end = row_begin + share(rows, p + 1, panels);
+      pack_a(packed_a + (p - p0) * panel_lanes, begin, end - begin);
+    }
+    for (int64_t q = panel_begin; q < panel_end; ++q) {
+      const Lane* b = block.packed_b + q * kTileColumns * block.depth;
+      const int64_t column = q * kTileColumns, columns = block.columns - column;
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t begin = row_begin + share(rows, p, panels);
+        const int64_t end = row_begin + share(rows, p + 1, panels);
+        const Lane* a = packed_a + (p - p0) * panel_lanes;
+        with_rows<kTileRows>(end - begin, [&]<int MR>() {
+          if (columns > Vec::width) {
+            tile_product<Lane, MR, 2>(a, b, block.depth, block.sink, begin, column, columns);
+          } else {
+            tile_product<Lane, MR, 1>(a, b, block.depth, block.sink, begin, column, columns);
+          }
+        });
+      }
+    }
+  }
+}
+
+// Lane: float, or uint32_t for pairs of bfloat16.
+template <typename Lane, typename T, typename Out>
+void gemm_packed(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, GemmOperand<T> b,
+                 const float* bias, bool accumulate) {
+  constexpr int64_t kPerLane = sizeof(Lane) / (std::is_same_v<Lane, float> ? 4 : 2);
+  constexpr int64_t kElements = kDepth * kPerLane;  // of k in a block
+  const auto [M, N, K] = shape;
+  // A result of bfloat16 is not summed through its own rounding: the first blocks go to float.
+  float* partial = nullptr;
+  if constexpr (!std::is_same_v<Out, float>) {
+    if (K > kElements) partial = static_cast<float*>(partial_memory.get(M * N * 4));
+  }
+  const int64_t widest = N < kColumns ? N : kColumns;
+  const int64_t b_panels_at_most = (widest + kTileColumns - 1) / kTileColumns;
+  const int64_t deepest = K < kElements ? (K + kPerLane - 1) / kPerLane : kDepth;
+  Lane* packed_b = static_cast<Lane*>(
+      packed_b_memory.get(b_panels_at_most * kTileColumns * deepest * sizeof(Lane)));
+  int threads = omp_get_max_threads();
+  if (omp_in_parallel() || M * N * K * 2 < kSerialFlops) threads = 1;
+
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+    for (int64_t n0 = 0; n0 < N; n0 += kColumns) {
+      const int64_t columns = N - n0 < kColumns ? N - n0 : kColumns;
+      const int64_t panels = (columns + kTileColumns - 1) / kTileColumns;
+      const Grid grid(team, M, panels);
+      const int64_t my_row = me / grid.columns, my_column = me % grid.columns;
+      for (int64_t k0 = 0; k0 < K || k0 == 0; k0 += kElements) {
+        const int64_t elements = K - k0 < kElements ? K - k0 : kElements;
+        const int64_t depth = (elements + kPerLane - 1) / kPerLane;
+        const bool first = k0 == 0, last = k0 + kElements >= K;
+        if (n0 > 0 || k0 > 0) {
+#pragma omp barrier
+        }
+        for (int64_t q = share(panels, me, team); q < share(panels, me + 1, team); ++q) {
+          const int64_t column = q * kTileColumns;
+          const int64_t width = columns - column < kTileColumns ? columns - column : kTileColumns;
+          pack_right(packed_b + column * depth, kTileColumns, b, k0, elements, n0 + column, width);
+        }
+#pragma omp barrier
+        auto pack_a = [&](Lane* to, int64_t row, int64_t rows) {
+          pack_left(to, kPanelStride, a, row, rows, k0, elements);
+        };
+        const int64_t row_begin = share(M, my_row, grid.rows);
+        const int64_t row_end = share(M, my_row + 1, grid.rows);
+        const int64_t panel_begin = share(panels, my_column, grid.columns);
+        const int64_t panel_end = share(panels, my_column + 1, grid.columns);
+        const float* block_bias = last && bias != nullptr ? bias + n0 : nullptr;
+        if (partial == nullptr) {
+          const Sink<Out> sink{out + n0, stride, nullptr, 0, block_bias, accumulate || !first};
+          multiply_rows(Block<Lane, Out>{packed_b, depth, columns, sink}, row_begin, row_end,
+                        panel_begin, panel_end, pack_a);
+        } else if (!last) {
+          const Sink<float> sink{partial + n0, N, nullptr, 0, nullptr, !first};
+          multiply_rows(Block<Lane, float>{packed_b, depth, columns, sink}, row_begin, row_end,
+                        panel_begin, panel_end, pack_a);
+        } else {
+          const Sink<Out> sink{out + n0, stride, partial + n0, N, block_bias, accumulate};
+          multiply_rows(Block<Lane, Out>{packed_b, depth, columns, sink}, row_begin, row_end,
+                        panel_begin, panel_end, pack_a);
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename Out>
+void gemm(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, GemmOperand<T> b,
+          const T* bias, bool accumulate) {
+  const float* wide_bias = nullptr;
+  if constexpr (std::is_same_v<T, float>) {
+    wide_bias = bias;
+  } else if (bias != nullptr) {
+    float* wide = static_cast<float*>(bias_memory.get(shape.N * 4));
+    for_lanes(shape.N, [&](int64_t i, int64_t n) { store(wide + i, load(bias + i, n), n); });
+    wide_bias = wide;
+  }
+#ifdef __AVX512BF16__
+  using Lane = std::conditional_t<std::is_same_v<T, float>, float, uint32_t>;
+#else
+  using Lane = float;
+#endif
+  gemm_packed<Lane>(out, stride, shape, a, b, wide_bias, accumulate);
+}
+
+}  // namespace
+
+void fill_gemm(simd::Table& table) {
+#ifndef __AVX512BF16__
+  table.f32.gemm = gemm<float, float>;
+  table.f32.gemm_to_float = gemm<float, float>;
+#endif
+  table.bf16.gemm = gemm<bf16_bits, bf16_bits>;
+  table.bf16.gemm_to_float = gemm<bf16_bits, float>;
+}
+
+}  // namespace train_sft::ops::TRAIN_SFT_ISA
