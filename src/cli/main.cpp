@@ -1,7 +1,6 @@
-// The program's entry.
-#include <cstdio>
+// The program's entry; see program.h.
+#include "cli/program.h"
 
-int main() {
-  std::fputs("train_sft 0.1.0\n", stdout);
-  return 0;
+int main(int argc, char** argv) {
+  return train_sft::cli::run_program({argv + (argc > 0 ? 1 : 0), argv + argc});
 }

@@ -91,3 +91,15 @@ Family to_family(const Option& option, const Json& value) {
 }
 
 }  // namespace train_sft::option_access
+
+namespace train_sft {
+
+Json checked_value(const Option& option, const Json& value) {
+  if (option.type == "int") return option_access::to_int(option, value);
+  if (option.type == "float") return option_access::to_float(option, value);
+  if (option.type == "bool") return option_access::to_bool(option, value);
+  if (option.type == "list") return option_access::to_list(option, value);
+  return option_access::to_text(option, value);
+}
+
+}  // namespace train_sft

@@ -75,7 +75,7 @@ std::vector<Option> data_options() {
       one_of(row<&T::tokenizer_type>("tokenizer_type", {}, "Type of a tokenizer trained here"),
              {"unigram", "bpe", "char"}),
       one_of(row<&T::chat_template>("chat_template", {}, "How conversations are rendered"),
-             {"chatml", "alpaca"}),
+             {"chatml", "alpaca", "llama3", "nanochat"}),
       one_of(row<&T::packing>("packing", {},
                               "none: one example a row; best_fit: several whole examples a row; "
                               "sequential: a stream of text; auto: none for conversations, else "

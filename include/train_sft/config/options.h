@@ -40,6 +40,9 @@ std::string nearest_name(std::string_view unknown, const std::vector<std::string
 // A command line's text as the JSON value that set() takes, by the option's type.
 Json parse_option_text(const Option& option, const std::string& text);
 
+// The value, converted and checked against the option's type, range and choices.
+Json checked_value(const Option& option, const Json& value);
+
 // A setting's source: "built-in", "train_sft.json", "configs/tiny.json", "command line".
 struct Settings {
   TrainConfig config;
