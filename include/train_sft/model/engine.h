@@ -1,5 +1,5 @@
-// Explicit forward and backward of a decoder-only transformer over a planned arena: no autograd, and
-// no tensor storage allocated once the arena has seen its largest micro-batch.
+// Explicit forward and backward of a decoder-only transformer over a planned arena: no autograd,
+// and no tensor storage allocated once the arena has seen its largest micro-batch.
 //
 // References: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023) as in transformers'
 // modeling_gpt2.py and modeling_llama.py, with which logits and gradients agree.
@@ -16,17 +16,17 @@
 namespace train_sft {
 
 struct EngineOptions {
-  double dropout = 0.0;       // after the embedding, and after each attention and feed-forward output
-  uint64_t seed = 0;          // of dropout
-  int64_t max_tokens = 0;     // of a micro-batch, to plan the arena; grows when exceeded
+  double dropout = 0.0;    // after the embedding, and after each attention and feed-forward output
+  uint64_t seed = 0;       // of dropout
+  int64_t max_tokens = 0;  // of a micro-batch, to plan the arena; grows when exceeded
   uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
 };
 
 struct LossSums {
-  double loss = 0;            // Σ weight × −log p(target), over learned targets
-  double weight = 0;          // Σ weight
-  int64_t tokens = 0;         // learned targets
-  int64_t correct = 0;        // learned targets that were the arg max
+  double loss = 0;      // Σ weight × −log p(target), over learned targets
+  double weight = 0;    // Σ weight
+  int64_t tokens = 0;   // learned targets
+  int64_t correct = 0;  // learned targets that were the arg max
 };
 
 class Engine {

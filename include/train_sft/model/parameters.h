@@ -15,20 +15,20 @@
 namespace train_sft {
 
 struct ParameterInfo {
-  std::string name;             // "model.layers.0.self_attn.q_proj.weight"
+  std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   std::vector<int64_t> shape;
-  int64_t offset = 0;           // elements from the start of the flat buffer
+  int64_t offset = 0;  // elements from the start of the flat buffer
   int64_t numel = 0;
-  bool decay = false;           // matrices decay; biases, norms do not
-  int64_t layer = -1;           // -1: embeddings, final norm, head
+  bool decay = false;  // matrices decay; biases, norms do not
+  int64_t layer = -1;  // -1: embeddings, final norm, head
 };
 
 // In buffer order: embeddings, layers, final norm, untied head. A parameter (or a group that serves
 // as one matrix) begins at a multiple of 64 bytes; the gaps are zero and stay zero.
 struct ParameterLayout {
   std::vector<ParameterInfo> parameters;
-  int64_t total = 0;            // elements of the flat buffer, gaps included
-  int64_t count() const;        // parameters proper, tied weights once
+  int64_t total = 0;      // elements of the flat buffer, gaps included
+  int64_t count() const;  // parameters proper, tied weights once
 };
 ParameterLayout parameter_layout(const ModelConfig& config);
 
@@ -41,9 +41,10 @@ class Parameters {
 
   const ModelConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
-  at::Tensor& master() { return master_; }      // [total]
-  at::Tensor& compute() { return compute_; }    // [total]
+  at::Tensor& master() { return master_; }        // [total]
+  at::Tensor& compute() { return compute_; }      // [total]
   at::Tensor& gradients() { return gradients_; }  // [total], sums over micro-batches
+  bool has_gradients() const { return gradients_.defined(); }
   const at::Tensor& master() const { return master_; }
   const at::Tensor& compute() const { return compute_; }
 
@@ -56,7 +57,7 @@ class Parameters {
   at::Tensor gradient_span(const std::string& first, const std::string& last) const;
 
   void zero_gradients();
-  void refresh_compute();       // compute = master, rounded; nothing to do when they alias
+  void refresh_compute();  // compute = master, rounded; nothing to do when they alias
 
  private:
   at::Tensor view(const at::Tensor& flat, const ParameterInfo& info) const;

@@ -1,0 +1,156 @@
+#include "model/activations.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "train_sft/ops/linear_cross_entropy.h"
+
+namespace train_sft {
+namespace {
+
+// The logits of a chunk of rows stay within this: enough for full GEMM speed, far from whole
+// logits.
+constexpr int64_t kLossScratchBytes = int64_t{48} << 20;
+
+// The moments of a layer's forward; its backward passes them in reverse.
+enum Phase { norm1, qkv, attention, proj, norm2, up, activation, down, phases };
+
+class Moments {
+ public:
+  Moments(int n_layer, bool training) : n_layer_(n_layer), training_(training) {}
+  int forward(int layer, Phase phase) const { return 1 + layer * phases + phase; }
+  int final_norm() const { return forward(n_layer_, norm1); }
+  int loss() const { return final_norm() + 1; }
+  int final_norm_backward() const { return loss() + 1; }
+  int backward(int layer, Phase phase) const {
+    return final_norm_backward() + 1 + (n_layer_ - 1 - layer) * phases + (down - phase);
+  }
+  int embedding_backward() const { return backward(-1, down); }
+  // The last use of something that forward needs up to `use`, and the backward again.
+  int last(int use, int backward_use) const { return training_ ? backward_use : use; }
+
+ private:
+  int n_layer_;
+  bool training_;
+};
+
+int64_t loss_chunk(at::ScalarType dtype, const ModelConfig& config, int64_t tokens) {
+  const int64_t row =
+      ops::linear_cross_entropy_scratch_bytes(dtype, 1, config.n_embd, config.vocab_size);
+  return std::clamp<int64_t>(tokens, 1, std::max<int64_t>(16, kLossScratchBytes / row));
+}
+
+class LayerPlanner {
+ public:
+  LayerPlanner(ArenaPlan& plan, const ModelConfig& config, at::ScalarType compute, Moments moments,
+               int layer)
+      : plan_(plan),
+        dtype_(compute),
+        sum_dtype_(compute == at::kDouble ? at::kDouble : at::kFloat),
+        moments_(moments),
+        layer_(layer),
+        C_(config.n_embd),
+        F_(config.ffn()),
+        heads_(config.n_head),
+        qkv_width_((config.n_head + 2 * config.kv_heads()) * config.head_dim()),
+        rms_(config.family == Family::llama) {}
+
+  void forward(LayerActivations& a) {
+    const auto f = [&](Phase p) { return moments_.forward(layer_, p); };
+    const auto last = [&](int use, Phase p) {
+      return moments_.last(use, moments_.backward(layer_, p));
+    };
+    const int next = moments_.forward(layer_ + 1, norm1);  // of the next layer, or the final norm
+    a.residual1 = matrix("residual1", C_, layer_ == 0 ? 0 : f(norm1), last(f(norm2), norm1));
+    if (!rms_) a.mean1 = sums("mean1", f(norm1), last(f(norm1), norm1));
+    a.rstd1 = sums("rstd1", f(norm1), last(f(norm1), norm1));
+    a.normed1 = matrix("normed1", C_, f(norm1), last(f(qkv), qkv));
+    a.qkv = matrix("qkv", qkv_width_, f(qkv), last(f(attention), attention));
+    a.mixed = matrix("mixed", C_, f(attention), last(f(proj), attention));
+    a.lse = plan_.add(
+        "lse", sum_dtype_,
+        [h = heads_](int64_t n) {
+          return BufferShape{h, n};
+        },
+        f(attention), last(f(attention), attention));
+    a.attention_out = matrix("attention_out", C_, f(proj), f(norm2));
+    a.residual2 = matrix("residual2", C_, f(norm2), last(next, norm2));
+    if (!rms_) a.mean2 = sums("mean2", f(norm2), last(f(norm2), norm2));
+    a.rstd2 = sums("rstd2", f(norm2), last(f(norm2), norm2));
+    a.normed2 = matrix("normed2", C_, f(norm2), last(f(up), up));
+    a.up = matrix("up", rms_ ? 2 * F_ : F_, f(up), last(f(activation), up));
+    a.activated = matrix("activated", F_, f(activation), last(f(down), down));
+    a.ffn_out = matrix("ffn_out", C_, f(down), next);
+  }
+
+  void backward(LayerActivations& a, bool dropout) {
+    const auto b = [&](Phase p) { return moments_.backward(layer_, p); };
+    if (dropout) a.grad_ffn_out = matrix("grad_ffn_out", C_, b(down), b(down));
+    a.grad_activated = matrix("grad_activated", F_, b(down), b(up));
+    a.grad_normed2 = matrix("grad_normed2", C_, b(up), b(norm2));
+    if (dropout) a.grad_attention_out = matrix("grad_attention_out", C_, b(proj), b(proj));
+    a.grad_mixed = matrix("grad_mixed", C_, b(proj), b(attention));
+    a.grad_qkv = matrix("grad_qkv", qkv_width_, b(attention), b(qkv));
+    a.grad_normed1 = matrix("grad_normed1", C_, b(qkv), b(norm1));
+  }
+
+ private:
+  at::Tensor matrix(const char* name, int64_t columns, int first, int last) {
+    return plan_.add(
+        name, dtype_,
+        [columns](int64_t n) {
+          return BufferShape{n, columns};
+        },
+        first, last);
+  }
+  at::Tensor sums(const char* name, int first, int last) {
+    return plan_.add(
+        name, sum_dtype_, [](int64_t n) { return BufferShape{n}; }, first, last);
+  }
+
+  ArenaPlan& plan_;
+  at::ScalarType dtype_, sum_dtype_;
+  Moments moments_;
+  int layer_;
+  int64_t C_, F_, heads_, qkv_width_;
+  bool rms_;
+};
+
+}  // namespace
+
+Activations::Activations(const ModelConfig& config, at::ScalarType compute, Purpose purpose,
+                         bool dropout, std::shared_ptr<ArenaStorage> storage)
+    : plan_(std::move(storage)) {
+  const bool training = purpose == Purpose::training;
+  const Moments moments(static_cast<int>(config.n_layer), training);
+  layers.resize(static_cast<size_t>(config.n_layer));
+  for (int l = 0; l < static_cast<int>(config.n_layer); ++l) {
+    LayerPlanner planner(plan_, config, compute, moments, l);
+    planner.forward(layers[static_cast<size_t>(l)]);
+    if (training) planner.backward(layers[static_cast<size_t>(l)], dropout);
+  }
+  const auto matrix = [C = config.n_embd](int64_t n) { return BufferShape{n, C}; };
+  const auto sums = [](int64_t n) { return BufferShape{n}; };
+  const at::ScalarType sum_dtype = compute == at::kDouble ? at::kDouble : at::kFloat;
+  const int first = moments.final_norm();
+  const int last = moments.last(first, moments.final_norm_backward());
+  final_residual = plan_.add("final_residual", compute, matrix, first, last);
+  final_mean = plan_.add("final_mean", sum_dtype, sums, first, last);
+  final_rstd = plan_.add("final_rstd", sum_dtype, sums, first, last);
+  final_normed = plan_.add("final_normed", compute, matrix, first,
+                           moments.last(moments.loss(), moments.final_norm_backward()));
+  loss_scratch = plan_.add(
+      "loss_scratch", at::kByte,
+      [compute, config](int64_t n) {
+        return BufferShape{ops::linear_cross_entropy_scratch_bytes(
+            compute, loss_chunk(compute, config, n), config.n_embd, config.vocab_size)};
+      },
+      moments.loss(), moments.loss());
+  if (training) {
+    grad_residual = plan_.add("grad_residual", compute, matrix, moments.final_norm_backward(),
+                              moments.embedding_backward());
+  }
+}
+
+}  // namespace train_sft

@@ -1,0 +1,61 @@
+// The buffers of one forward (and backward) pass: what each holds and from when to when.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "model/arena.h"
+#include "train_sft/config/model_config.h"
+
+namespace train_sft {
+
+// N tokens, C = n_embd, F = ffn, H = n_head; T is the compute dtype, S float (double when T is).
+struct LayerActivations {
+  at::Tensor residual1;      // [N, C] the residual stream as the layer receives it
+  at::Tensor mean1, rstd1;   // [N] S; no mean for RMSNorm
+  at::Tensor normed1;        // [N, C]
+  at::Tensor qkv;            // [N, (H + 2 Hkv) D], rotated in place when the family has RoPE
+  at::Tensor mixed;          // [N, C] attention's output, before its projection
+  at::Tensor lse;            // [H, N] S
+  at::Tensor attention_out;  // [N, C]
+  at::Tensor residual2;      // [N, C]
+  at::Tensor mean2, rstd2;
+  at::Tensor normed2;    // [N, C]
+  at::Tensor up;         // [N, F]; Llama: [N, 2F] gate | up
+  at::Tensor activated;  // [N, F]
+  at::Tensor ffn_out;    // [N, C]
+
+  // Of the backward, undefined in an inference plan.
+  at::Tensor grad_ffn_out;        // [N, C] only with dropout: otherwise the residual's gradient
+  at::Tensor grad_activated;      // [N, F]
+  at::Tensor grad_normed2;        // [N, C]
+  at::Tensor grad_attention_out;  // [N, C] only with dropout
+  at::Tensor grad_mixed;          // [N, C]
+  at::Tensor grad_qkv;            // as qkv
+  at::Tensor grad_normed1;        // [N, C]
+};
+
+class Activations {
+ public:
+  enum class Purpose { training, inference };
+  Activations(const ModelConfig& config, at::ScalarType compute, Purpose purpose, bool dropout,
+              std::shared_ptr<ArenaStorage> storage);
+
+  // Makes every tensor valid for a micro-batch of N tokens.
+  void bind(int64_t tokens) { plan_.bind(tokens); }
+  const ArenaPlan& plan() const { return plan_; }
+
+  std::vector<LayerActivations> layers;
+  at::Tensor final_residual;  // [N, C]
+  at::Tensor final_mean, final_rstd;
+  at::Tensor final_normed;   // [N, C]; in training replaced by its gradient
+  at::Tensor loss_scratch;   // [bytes]
+  at::Tensor grad_residual;  // [N, C] flows back along the residual stream
+
+ private:
+  ArenaPlan plan_;
+};
+
+}  // namespace train_sft

@@ -1,0 +1,113 @@
+#include "model/arena.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "train_sft/base/error.h"
+#include "train_sft/base/progress.h"
+
+namespace train_sft {
+namespace {
+
+constexpr uint64_t kAlignment = 64;  // a cache line, and the widest vector
+
+uint64_t aligned(uint64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+void ArenaStorage::reserve(uint64_t bytes) {
+  if (bytes <= bytes_) return;
+  if (limit_ > 0 && bytes > limit_) {
+    throw ResourceError(
+        "the activations of this micro-batch need {}, but the limit (max_memory) leaves {}; use a "
+        "smaller batch_size or block_size, or raise max_memory",
+        human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(limit_)));
+  }
+  storage_ = at::Storage();  // before the new block, so that both never stand together
+  bytes_ = 0;
+  try {
+    c10::Allocator* allocator = c10::GetCPUAllocator();
+    storage_ = at::Storage(c10::Storage::use_byte_size_t(), bytes, allocator->allocate(bytes),
+                           allocator, /*resizable=*/false);
+  } catch (const std::exception&) {
+    throw ResourceError(
+        "the machine has no {} for the activations of this micro-batch; use a smaller batch_size "
+        "or block_size",
+        human_bytes(static_cast<double>(bytes)));
+  }
+  bytes_ = bytes;
+}
+
+const at::Tensor& ArenaPlan::add(std::string name, at::ScalarType dtype, ShapeOf shape, int first,
+                                 int last) {
+  TRAIN_SFT_CHECK(first <= last, "buffer {} ends before it begins", name);
+  TRAIN_SFT_CHECK(capacity_ == 0, "buffer {} declared after the plan was made", name);
+  buffers_.push_back(
+      {std::move(name), at::empty({0}, dtype), dtype, std::move(shape), first, last});
+  return buffers_.back().tensor;
+}
+
+uint64_t ArenaPlan::size_of(const Buffer& buffer, int64_t tokens) const {
+  return aligned(static_cast<uint64_t>(buffer.shape(tokens).numel()) *
+                 c10::elementSize(buffer.dtype));
+}
+
+uint64_t ArenaPlan::bytes_unshared() const {
+  uint64_t sum = 0;
+  for (const Buffer& buffer : buffers_) sum += size_of(buffer, capacity_);
+  return sum;
+}
+
+// Greedy by size: the largest buffer first, each at the lowest offset where no buffer needed at the
+// same time stands (Pisarchyk & Lee, "Efficient memory management for deep neural net inference",
+// 2020, find it within a few percent of the lower bound).
+void ArenaPlan::place(int64_t tokens) {
+  std::vector<Buffer*> order;
+  for (Buffer& buffer : buffers_) order.push_back(&buffer);
+  std::stable_sort(order.begin(), order.end(), [&](const Buffer* a, const Buffer* b) {
+    return size_of(*a, tokens) > size_of(*b, tokens);
+  });
+  planned_bytes_ = 0;
+  std::vector<Buffer*> placed;  // by offset
+  for (Buffer* buffer : order) {
+    const uint64_t size = size_of(*buffer, tokens);
+    uint64_t offset = 0;
+    for (const Buffer* other : placed) {
+      if (other->last < buffer->first || buffer->last < other->first) continue;
+      if (other->offset >= offset + size) break;
+      offset = std::max(offset, other->offset + size_of(*other, tokens));
+    }
+    buffer->offset = offset;
+    planned_bytes_ = std::max(planned_bytes_, offset + size);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), buffer,
+                         [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; }),
+        buffer);
+  }
+  capacity_ = tokens;
+}
+
+void ArenaPlan::bind(int64_t tokens) {
+  if (tokens > capacity_) place(tokens);
+  storage_->reserve(planned_bytes_);
+  const void* base = storage_->storage().data();
+  const bool moved = base != bound_to_;
+  if (!moved && tokens == tokens_) return;
+  for (Buffer& buffer : buffers_) {
+    const BufferShape shape = buffer.shape(tokens);
+    at::TensorImpl* impl = buffer.tensor.unsafeGetTensorImpl();
+    if (moved) impl->set_storage_keep_dtype(storage_->storage());
+    impl->set_storage_offset(static_cast<int64_t>(buffer.offset / c10::elementSize(buffer.dtype)));
+    const int64_t sizes[] = {shape.rows, shape.columns};
+    impl->set_sizes_contiguous({sizes, shape.columns > 0 ? size_t{2} : size_t{1}});
+  }
+  bound_to_ = base;
+  tokens_ = tokens;
+}
+
+}  // namespace train_sft

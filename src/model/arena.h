@@ -1,0 +1,79 @@
+// One block of memory for all activations. Buffers are declared with the moments at which they are
+// needed; those that are never needed together share the same bytes. Tensors are views of the
+// block, so a step allocates no tensor storage, and a smaller micro-batch only narrows the views.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace train_sft {
+
+// The bytes themselves, shared by several plans (training, inference) of which one is in use.
+class ArenaStorage {
+ public:
+  explicit ArenaStorage(uint64_t limit_bytes) : limit_(limit_bytes) {}
+  // Grows to at least `bytes`; contents are lost. Throws ResourceError over the limit or when the
+  // machine has no more memory.
+  void reserve(uint64_t bytes);
+  uint64_t bytes() const { return bytes_; }
+  const at::Storage& storage() const { return storage_; }
+
+ private:
+  uint64_t limit_;
+  uint64_t bytes_ = 0;
+  at::Storage storage_;
+};
+
+// Of a buffer, for a micro-batch of so many tokens; must not shrink as tokens grow.
+struct BufferShape {
+  int64_t rows = 0;
+  int64_t columns = 0;  // 0: one dimension
+  int64_t numel() const { return columns > 0 ? rows * columns : rows; }
+};
+using ShapeOf = std::function<BufferShape(int64_t tokens)>;
+
+class ArenaPlan {
+ public:
+  explicit ArenaPlan(std::shared_ptr<ArenaStorage> storage) : storage_(std::move(storage)) {}
+  ArenaPlan(const ArenaPlan&) = delete;
+  ArenaPlan& operator=(const ArenaPlan&) = delete;
+
+  // Declares a buffer that holds its contents from moment `first` to moment `last`. The tensor is
+  // valid after bind(), for as long as the plan lives.
+  const at::Tensor& add(std::string name, at::ScalarType dtype, ShapeOf shape, int first, int last);
+
+  // Points every tensor at the block, for a micro-batch of N tokens. Plans anew only for a bigger N
+  // than ever before.
+  void bind(int64_t tokens);
+
+  uint64_t bytes() const { return planned_bytes_; }
+  int64_t capacity() const { return capacity_; }
+  // Sum of the buffers' sizes: what they would take without sharing.
+  uint64_t bytes_unshared() const;
+
+ private:
+  struct Buffer {
+    std::string name;
+    at::Tensor tensor;
+    at::ScalarType dtype;
+    ShapeOf shape;
+    int first, last;
+    uint64_t offset = 0;  // bytes
+  };
+  uint64_t size_of(const Buffer& buffer, int64_t tokens) const;
+  void place(int64_t tokens);
+
+  std::shared_ptr<ArenaStorage> storage_;
+  std::deque<Buffer> buffers_;  // a deque: references to the tensors stay valid
+  int64_t capacity_ = 0, tokens_ = -1;
+  uint64_t planned_bytes_ = 0;
+  const void* bound_to_ = nullptr;
+};
+
+}  // namespace train_sft

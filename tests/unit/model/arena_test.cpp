@@ -1,0 +1,111 @@
+#include "model/arena.h"
+
+#include <gtest/gtest.h>
+
+#include "train_sft/base/error.h"
+
+namespace train_sft {
+namespace {
+
+std::shared_ptr<ArenaStorage> storage(uint64_t limit = 0) {
+  return std::make_shared<ArenaStorage>(limit);
+}
+
+ShapeOf per_token(int64_t columns) {
+  return [columns](int64_t tokens) { return BufferShape{tokens, columns}; };
+}
+ShapeOf fixed(int64_t rows, int64_t columns) {
+  return [rows, columns](int64_t) { return BufferShape{rows, columns}; };
+}
+
+const char* begin_of(const at::Tensor& t) {
+  return static_cast<const char*>(t.data_ptr());
+}
+const char* end_of(const at::Tensor& t) {
+  return begin_of(t) + t.nbytes();
+}
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  return begin_of(a) < end_of(b) && begin_of(b) < end_of(a);
+}
+
+TEST(ArenaTest, BuffersNeededTogetherNeverOverlap) {
+  ArenaPlan plan(storage());
+  struct Entry {
+    const at::Tensor* tensor;
+    int first, last;
+  };
+  std::vector<Entry> entries;
+  const at::ScalarType dtypes[] = {at::kFloat, at::kBFloat16, at::kDouble, at::kInt};
+  for (int i = 0; i < 60; ++i) {
+    const int first = (i * 7) % 20;
+    const int last = first + (i * 5) % 9;
+    entries.push_back({&plan.add("b", dtypes[i % 4],
+                                 i % 3 ? per_token((i * 13) % 31) : fixed(11, i), first, last),
+                       first, last});
+  }
+  plan.bind(17);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(begin_of(*entries[i].tensor)) % 64, 0U);
+    for (size_t j = 0; j < i; ++j) {
+      const bool together =
+          entries[i].first <= entries[j].last && entries[j].first <= entries[i].last;
+      if (together) EXPECT_FALSE(overlap(*entries[i].tensor, *entries[j].tensor)) << i << ' ' << j;
+    }
+  }
+}
+
+TEST(ArenaTest, BuffersOfDifferentMomentsShareBytes) {
+  ArenaPlan plan(storage());
+  for (int layer = 0; layer < 10; ++layer)
+    plan.add("transient", at::kFloat, per_token(64), layer, layer);
+  plan.bind(100);
+  EXPECT_EQ(plan.bytes(), 100U * 64 * 4);
+  EXPECT_EQ(plan.bytes_unshared(), 10U * 100 * 64 * 4);
+}
+
+TEST(ArenaTest, ASmallerBatchNarrowsTheViewsInPlace) {
+  auto block = storage();
+  ArenaPlan plan(block);
+  const at::Tensor& a = plan.add("a", at::kFloat, per_token(8), 0, 1);
+  const at::Tensor& b = plan.add("b", at::kInt, fixed(2, 0), 0, 1);
+  plan.bind(32);
+  const void* before = a.data_ptr();
+  const uint64_t bytes = block->bytes();
+  plan.bind(5);
+  EXPECT_EQ(a.data_ptr(), before);
+  EXPECT_EQ(a.sizes(), (std::vector<int64_t>{5, 8}));
+  EXPECT_EQ(b.sizes(), (std::vector<int64_t>{2}));
+  EXPECT_TRUE(a.is_contiguous());
+  plan.bind(32);
+  EXPECT_EQ(block->bytes(), bytes);
+  plan.bind(33);
+  EXPECT_GT(block->bytes(), bytes);
+  EXPECT_EQ(plan.capacity(), 33);
+}
+
+TEST(ArenaTest, TwoPlansShareOneBlock) {
+  auto block = storage();
+  ArenaPlan small(block), large(block);
+  const at::Tensor& a = small.add("a", at::kFloat, per_token(4), 0, 0);
+  const at::Tensor& b = large.add("b", at::kFloat, per_token(40), 0, 0);
+  small.bind(10);
+  large.bind(10);
+  small.bind(10);
+  EXPECT_EQ(a.data_ptr(), b.data_ptr());
+  EXPECT_EQ(block->bytes(), 10U * 40 * 4);
+}
+
+TEST(ArenaTest, TheLimitSaysWhatWasNeeded) {
+  ArenaPlan plan(storage(1000));
+  plan.add("a", at::kFloat, per_token(100), 0, 0);
+  plan.bind(2);
+  try {
+    plan.bind(5);
+    FAIL() << "2,048 bytes were granted under a limit of 1,000";
+  } catch (const ResourceError& error) {
+    EXPECT_NE(std::string(error.what()).find("batch_size"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace train_sft
