@@ -2,11 +2,11 @@
 
 #include <ATen/ops/empty.h>
 
-#include <span>
 #include <utility>
 #include <vector>
 
 #include "model/activations.h"
+#include "model/dropout_sites.h"
 #include "model/weights.h"
 #include "train_sft/base/error.h"
 #include "train_sft/ops/attention.h"
@@ -22,15 +22,6 @@
 
 namespace train_sft {
 namespace {
-
-// Places of the model that drop out, as keys of the mask.
-constexpr uint32_t kEmbeddingSite = 0;
-uint32_t attention_site(size_t layer) {
-  return static_cast<uint32_t>(1 + 2 * layer);
-}
-uint32_t ffn_site(size_t layer) {
-  return static_cast<uint32_t>(2 + 2 * layer);
-}
 
 void check(const Batch& batch, const ModelConfig& config) {
   const int64_t n = batch.size();

@@ -34,9 +34,12 @@ torch::Tensor to_tensor(const std::vector<int32_t>& values) {
 
 }  // namespace
 
-Model::Model(const Parameters& parameters, torch::ScalarType dtype) : config_(parameters.config()) {
+Model::Model(const Parameters& parameters, torch::ScalarType dtype, Source source)
+    : config_(parameters.config()) {
   for (const ParameterInfo& info : parameters.layout().parameters) {
-    torch::Tensor copy = parameters.master(info.name).detach().clone().to(dtype);
+    const torch::Tensor from =
+        source == Source::master ? parameters.master(info.name) : parameters.compute(info.name);
+    torch::Tensor copy = from.detach().clone().to(dtype);
     copy.requires_grad_(true);
     parameters_[info.name] = copy;
   }

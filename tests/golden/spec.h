@@ -25,8 +25,10 @@ struct DropoutMasks {
 
 class Model {
  public:
-  // Copies the masters; every tensor is a leaf that requires a gradient.
-  Model(const Parameters& parameters, torch::ScalarType dtype);
+  enum class Source { master, compute };
+  // Copies the masters (or their rounded compute copies); every tensor is a leaf that requires a
+  // gradient.
+  Model(const Parameters& parameters, torch::ScalarType dtype, Source source = Source::master);
 
   torch::Tensor logits(const Batch& batch, const DropoutMasks& masks = {}) const;  // [N, V]
   // Σ weight × −log p(target) over the learned targets.
