@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "train_sft/ops/linear_cross_entropy.h"
+#include "train_sft/ops/cross_entropy.h"
 
 namespace train_sft {
 namespace {

@@ -10,12 +10,12 @@
 #include "model/weights.h"
 #include "train_sft/base/error.h"
 #include "train_sft/ops/attention.h"
+#include "train_sft/ops/cross_entropy.h"
 #include "train_sft/ops/dropout.h"
 #include "train_sft/ops/embedding.h"
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
-#include "train_sft/ops/linear_cross_entropy.h"
 #include "train_sft/ops/rms_norm.h"
 #include "train_sft/ops/rope.h"
 #include "train_sft/ops/swiglu.h"
@@ -56,7 +56,7 @@ struct Engine::State {
     if (config.family == Family::llama) {
       const auto table = dtype == at::kDouble ? at::kDouble : at::kFloat;
       cosines = at::empty({config.block_size, config.head_dim() / 2}, table);
-      sines = at::empty_like(cosines);
+      sines = at::empty({config.block_size, config.head_dim() / 2}, table);
       ops::rope_table(cosines, sines, config.rope_theta);
     }
     if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens);

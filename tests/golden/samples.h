@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@ namespace train_sft::samples {
 struct NamedConfig {
   std::string name;
   ModelConfig config;
+  friend std::ostream& operator<<(std::ostream& out, const NamedConfig& self) {
+    return out << self.name;
+  }
 };
 
 // Both families, tied and untied, every kind of grouped queries, with Qwen2's biases.

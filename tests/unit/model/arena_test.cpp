@@ -49,7 +49,7 @@ TEST(ArenaTest, BuffersNeededTogetherNeverOverlap) {
     for (size_t j = 0; j < i; ++j) {
       const bool together =
           entries[i].first <= entries[j].last && entries[j].first <= entries[i].last;
-      if (together) EXPECT_FALSE(overlap(*entries[i].tensor, *entries[j].tensor)) << i << ' ' << j;
+      EXPECT_FALSE(together && overlap(*entries[i].tensor, *entries[j].tensor)) << i << ' ' << j;
     }
   }
 }
