@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/json.h"
 #include "train_sft/interop/safetensors.h"
