@@ -25,6 +25,7 @@ class SentencepieceTokenizer : public Tokenizer {
   int32_t bos_id() const override { return processor_.bos_id(); }
   int32_t eos_id() const override { return processor_.eos_id(); }
   int32_t pad_id() const override { return processor_.pad_id(); }
+  bool splits_at_newlines() const override { return segmenter_.has_value(); }
   std::string kind() const override;
   std::string fingerprint() const override;
   void save(const std::string& directory, const std::string& jinja_chat_template) const override;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "train_sft/base/json.h"
 #include "train_sft/config/train_config.h"
 #include "train_sft/text/chat_template.h"
 #include "train_sft/text/tokenizer.h"
@@ -14,25 +15,40 @@ namespace train_sft {
 
 // What reading and rendering did; logged, saved with the run, never silent.
 struct DataReport {
-  std::string format;              // as detected or given
-  uint64_t examples = 0;           // records read
-  uint64_t duplicates = 0;         // records equal to an earlier one
+  std::string format;       // as detected or given
+  uint64_t examples = 0;    // records read
+  uint64_t duplicates = 0;  // records equal to an earlier one
   uint64_t tokens = 0;
   uint64_t learned_tokens = 0;
-  uint64_t truncated = 0;          // examples cut to block_size (overlong = truncate)
-  uint64_t truncated_tokens = 0;   // tokens cut away
+  uint64_t truncated = 0;         // examples cut to block_size (overlong = truncate)
+  uint64_t truncated_tokens = 0;  // tokens cut away
   uint64_t split_pieces = 0;
   std::map<std::string, uint64_t> dropped;  // reason → examples
-  std::vector<uint64_t> length_percentiles;  // 0, 5, 25, 50, 75, 95, 100
+  // Lengths in tokens as rendered, before overlong: at 0, 5, 25, 50, 75, 95 and 100 %.
+  std::vector<uint64_t> length_percentiles;
+  uint64_t rows = 0;         // filled in by add_rows() (loader.h)
+  double fill = 0;           // real tokens / (rows × block_size)
+  uint64_t tail_tokens = 0;  // of a text stream, left out
 };
+
+// Lines for the log: examples, tokens, learned tokens, rows, duplicates, what was dropped and why.
+std::string describe(const DataReport& report);
+Json to_json(const DataReport& report);
+
+inline constexpr uint64_t kCopyStride = uint64_t{1} << 40;
+inline constexpr uint64_t kPieceStride = uint64_t{1} << 52;
 
 // Columnar and immutable after construction.
 struct Dataset {
-  bool is_text = false;            // a token stream cut into rows; else one example each
-  std::vector<int32_t> tokens;     // all examples, one after another
-  std::vector<uint64_t> offsets;   // [E+1] of examples (documents, for text)
-  std::vector<float> weights;      // [tokens] of predicting each token; empty for text (all 1)
-  std::vector<uint64_t> ids;       // [E] stable id of each example (record number in its source)
+  bool is_text = false;         // a stream cut into rows (text, packed sequentially); else examples
+  std::vector<int32_t> tokens;  // all examples, one after another
+  std::vector<uint64_t> offsets;  // [E+1] of examples (documents, for text)
+  // [tokens] of predicting each token from those before it, 0 at each example's first; empty
+  // for a text stream (all 1).
+  std::vector<float> weights;
+  // [E] record number over all files in the order given (a plain text file is one record), plus
+  // kCopyStride for each further copy that a data weight asked for and kPieceStride a split piece.
+  std::vector<uint64_t> ids;
   std::vector<uint64_t> content_hashes;  // [E]
   DataReport report;
 
@@ -42,12 +58,17 @@ struct Dataset {
 
 struct DataSplit {
   Dataset train;
-  Dataset validation;              // empty when there is none
-  uint64_t overlap = 0;            // validation examples whose content also occurs in train
+  Dataset validation;    // empty when there is none
+  uint64_t overlap = 0;  // validation examples whose content also occurs in train
 };
 
 // Reads config.data (and val_data), renders with the template, splits. Throws DataError with
 // file:line and field; UsageError when nothing is to be learned at all.
+//
+// Split: val_split × n records (rounded up) with the lowest hash of their content, whatever the
+// order, seed, tokenizer or block size; records of equal content go to the same side. By tail: the
+// last val_split of the characters of each plain text file, or of the records.
+// A data weight ("file*2.5") repeats training examples ⌊w⌋ times plus a fraction chosen by hash.
 DataSplit load_data(const TrainConfig& config, const Tokenizer& tokenizer,
                     const ChatTemplate& chat_template);
 

@@ -1,7 +1,7 @@
 // Rows, their order, and micro-batches.
 //
-// Order contract: a pure function of (seed, epoch, data); state is the step number. Every row occurs
-// exactly once an epoch; the last step of an epoch is short, nothing wraps.
+// Order contract: a pure function of (seed, epoch, data); state is the step number. Every row
+// occurs exactly once an epoch; the last step of an epoch is short, nothing wraps.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,20 @@
 
 namespace train_sft {
 
+// none: one example a row. best_fit: best-fit decreasing, examples whole. sequential: text in
+// windows; examples one after another, each in the current row while it fits, else in the next.
 enum class Packing { none, best_fit, sequential };
 
-// Rows of at most block_size tokens. For text: windows of the stream, stride = block_size, each also
-// reading the one token after it as last target. For examples: one or several whole examples.
+// Resolves config.packing: auto is sequential for text, none for conversations.
+Packing resolve_packing(const TrainConfig& config, bool is_text);
+
+// Rows of at most block_size tokens. For text: windows of the stream, stride = block_size, each
+// also reading the one token after it as last target. For examples: one or several whole examples.
 class RowTable {
  public:
   RowTable(const Dataset& dataset, Packing packing, int64_t block_size);
   uint64_t size() const { return rows_; }
-  double fill() const;              // real tokens / (rows × block_size)
+  double fill() const;                            // real tokens / (rows × block_size)
   uint64_t tail_tokens() const { return tail_; }  // of a text stream, left out
   // Appends row r to batch as documents.
   void append(uint64_t row, Batch& batch) const;
@@ -29,14 +34,21 @@ class RowTable {
   std::vector<uint64_t> examples(uint64_t row) const;
 
  private:
+  void append_document(uint64_t first, uint64_t end, uint64_t target_end, uint64_t id,
+                       Batch& batch) const;
+  void append_window(uint64_t row, Batch& batch) const;
+
   const Dataset& dataset_;
   Packing packing_;
   int64_t block_size_;
   uint64_t rows_ = 0;
   uint64_t tail_ = 0;
-  std::vector<uint64_t> row_offsets_;   // best_fit: into row_examples_
+  std::vector<uint64_t> row_offsets_;  // of packed examples: into row_examples_
   std::vector<uint32_t> row_examples_;
 };
+
+// Puts rows, fill and tail into a report.
+void add_rows(DataReport& report, const RowTable& rows);
 
 // Which rows a step, micro-batch and rank read.
 class RowOrder {
@@ -44,8 +56,8 @@ class RowOrder {
   RowOrder(uint64_t rows, uint64_t seed, bool shuffle, int64_t rows_per_step);
   uint64_t steps_per_epoch() const;
   uint64_t epoch_of(uint64_t step) const;
-  uint64_t rows_in_step(uint64_t step) const;       // rows_per_step but for an epoch's last
-  uint64_t rows_before(uint64_t step) const;        // rows consumed by steps 0…step-1
+  uint64_t rows_in_step(uint64_t step) const;  // rows_per_step but for an epoch's last
+  uint64_t rows_before(uint64_t step) const;   // rows consumed by steps 0…step-1
   // The i-th row of a step, i < rows_in_step(step).
   uint64_t row(uint64_t step, uint64_t i) const;
 

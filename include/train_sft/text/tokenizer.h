@@ -27,6 +27,9 @@ class Tokenizer {
   virtual int32_t bos_id() const = 0;  // -1 when there is none
   virtual int32_t eos_id() const = 0;
   virtual int32_t pad_id() const = 0;
+  // Whether encode(a + b) == encode(a) + encode(b) wherever a ends with a newline and b does not
+  // begin with one: long texts can then be encoded in parts.
+  virtual bool splits_at_newlines() const { return false; }
   virtual std::string kind() const = 0;         // "sentencepiece unigram", ...
   virtual std::string fingerprint() const = 0;  // checksum of what defines it
   // Writes tokenizer.model, tokenizer.json and tokenizer_config.json (with chat_template, when
