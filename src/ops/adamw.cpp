@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -25,6 +26,19 @@ void update(P* master, T* compute, const P* grad, P* exp_avg, P* exp_avg_sq, con
   }
 }
 
+simd::AdamWConstants constants_of(const AdamWStep& s) {
+  auto narrow = [](double x) { return static_cast<float>(x); };
+  return {narrow(s.beta1),
+          narrow(1 - s.beta1),
+          narrow(s.beta2),
+          narrow(1 - s.beta2),
+          narrow(s.eps),
+          narrow(s.grad_scale),
+          narrow(1 - s.lr * s.weight_decay),
+          narrow(s.lr / s.bias_correction1),
+          narrow(1 / std::sqrt(s.bias_correction2))};
+}
+
 // Blocks of fixed size, each summed in order, then the blocks in order: independent of threads.
 template <typename P>
 double blocked_sum_of_squares(const P* x, int64_t count) {
@@ -33,13 +47,15 @@ double blocked_sum_of_squares(const P* x, int64_t count) {
   thread_local std::vector<double> sums;
   sums.assign(blocks, 0.0);
   double* sum = sums.data();
-#pragma omp parallel for schedule(static)
-  for (int64_t b = 0; b < blocks; ++b) {
-    double block_sum = 0;
+  const simd::Table* fast = std::is_same_v<P, float> ? simd_table() : nullptr;
+  if constexpr (std::is_same_v<P, float>) {
+    if (fast != nullptr) fast->block_sums_of_squares(sum, x, count, kBlock);
+  }
+  for (int64_t b = 0; b < blocks && fast == nullptr; ++b) {
+    sum[b] = 0;
     for (int64_t i = b * kBlock; i < std::min(count, (b + 1) * kBlock); ++i) {
-      block_sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+      sum[b] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     }
-    sum[b] = block_sum;
   }
   double total = 0;
   for (int64_t b = 0; b < blocks; ++b) total += sum[b];
@@ -54,8 +70,15 @@ void adamw(const at::Tensor& master, const at::Tensor& compute, const at::Tensor
   auto run = [&]<typename P>() {
     const at::ScalarType type = compute.defined() ? compute.scalar_type() : scalar_type<P>;
     for_dtype(type, [&]<typename T>() {
-      update<P, T>(data_of<P>(master, n), data_or_null<T>(compute, n), data_of<P>(grad, n),
-                   data_of<P>(exp_avg, n), data_of<P>(exp_avg_sq, n), step, n);
+      P *p = data_of<P>(master, n), *m = data_of<P>(exp_avg, n), *v = data_of<P>(exp_avg_sq, n);
+      T* c = data_or_null<T>(compute, n);
+      const P* g = data_of<P>(grad, n);
+      if constexpr (has_fast<T> && std::is_same_v<P, float>) {
+        if (const auto* fast = fast_kernels<T>()) {
+          return fast->adamw({p, raw(c), g, m, v, n, constants_of(step)});
+        }
+      }
+      update<P, T>(p, c, g, m, v, step, n);
     });
   };
   if (master.scalar_type() == at::kDouble) {

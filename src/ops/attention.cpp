@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -42,7 +43,6 @@ void forward(T* out, Accumulate<T>* lse, const T* qkv, std::span<const int32_t> 
              const AttentionShape& shape, int64_t N) {
   const int64_t H = shape.n_head, D = shape.head_dim, W = shape.qkv_width();
   const int64_t group = H / shape.n_kv_head;
-#pragma omp parallel for schedule(static)
   for (int64_t h = 0; h < H; ++h) {
     std::vector<Accumulate<T>> scores;
     const T* q = qkv + h * D;
@@ -96,7 +96,6 @@ void backward(T* grad_qkv, const T* grad_out, const T* out, const Accumulate<T>*
   using A = Accumulate<T>;
   const int64_t H = shape.n_head, Hkv = shape.n_kv_head, D = shape.head_dim;
   const int64_t W = shape.qkv_width(), group = H / Hkv;
-#pragma omp parallel for schedule(static)
   for (int64_t g = 0; g < Hkv; ++g) {
     std::vector<A> dq, dk, dv;
     auto store = [&](int64_t begin, int64_t column, const std::vector<A>& rows) {
@@ -126,7 +125,6 @@ void decode(T* out, const T* q, int64_t q_stride, const T* k, const T* v, int64_
             const AttentionShape& shape) {
   const int64_t H = shape.n_head, D = shape.head_dim, W = shape.n_kv_head * D;
   const int64_t group = H / shape.n_kv_head;
-#pragma omp parallel for schedule(static)
   for (int64_t h = 0; h < H; ++h) {
     std::vector<Accumulate<T>> scores(length);
     const int64_t column = h / group * D;
@@ -137,6 +135,12 @@ void decode(T* out, const T* q, int64_t q_stride, const T* k, const T* v, int64_
       weighted_values(out + (m * H + h) * D, scores.data(), lse, v + column, W, keys, D);
     }
   }
+}
+
+simd::AttentionSize size_of(std::span<const int32_t> cu_seqlens, const AttentionShape& shape,
+                            int64_t N) {
+  const int64_t documents = cu_seqlens.empty() ? 0 : static_cast<int64_t>(cu_seqlens.size()) - 1;
+  return {shape.n_head, shape.n_kv_head, shape.head_dim, N, cu_seqlens.data(), documents};
 }
 
 void check(std::span<const int32_t> cu_seqlens, const AttentionShape& shape, int64_t N) {
@@ -156,9 +160,15 @@ void attention_forward(const at::Tensor& out, const at::Tensor& lse, const at::T
   const int64_t N = rows_of(out);
   check(cu_seqlens, shape, N);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
-    forward<T>(data_of<T>(out, N * shape.out_width()),
-               data_of<Accumulate<T>>(lse, shape.n_head * N),
-               data_of<T>(qkv, N * shape.qkv_width()), cu_seqlens, shape, N);
+    T* y = data_of<T>(out, N * shape.out_width());
+    Accumulate<T>* l = data_of<Accumulate<T>>(lse, shape.n_head * N);
+    const T* x = data_of<T>(qkv, N * shape.qkv_width());
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->attention_forward(raw(y), l, raw(x), size_of(cu_seqlens, shape, N));
+      }
+    }
+    forward<T>(y, l, x, cu_seqlens, shape, N);
   });
 }
 
@@ -169,9 +179,17 @@ void attention_backward(const at::Tensor& grad_qkv, const at::Tensor& grad_out,
   check(cu_seqlens, shape, N);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
     const int64_t width = N * shape.out_width();
-    backward<T>(data_of<T>(grad_qkv, N * shape.qkv_width()), data_of<T>(grad_out, width),
-                data_of<T>(out, width), data_of<Accumulate<T>>(lse, shape.n_head * N),
-                data_of<T>(qkv, N * shape.qkv_width()), cu_seqlens, shape, N);
+    T* dx = data_of<T>(grad_qkv, N * shape.qkv_width());
+    const T *dy = data_of<T>(grad_out, width), *y = data_of<T>(out, width);
+    const Accumulate<T>* l = data_of<Accumulate<T>>(lse, shape.n_head * N);
+    const T* x = data_of<T>(qkv, N * shape.qkv_width());
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->attention_backward(raw(dx), raw(dy), raw(y), l, raw(x),
+                                        size_of(cu_seqlens, shape, N));
+      }
+    }
+    backward<T>(dx, dy, y, l, x, cu_seqlens, shape, N);
   });
 }
 
@@ -186,9 +204,16 @@ void attention_decode(const at::Tensor& out, const at::Tensor& q, const at::Tens
   for_dtype(out.scalar_type(), [&]<typename T>() {
     TRAIN_SFT_CHECK(q.scalar_type() == scalar_type<T>, "q of another dtype");
     const int64_t cache = capacity * shape.n_kv_head * shape.head_dim;
-    decode<T>(data_of<T>(out, M * shape.out_width()), static_cast<const T*>(q.data_ptr()),
-              q.stride(0), data_of<T>(k_cache, cache), data_of<T>(v_cache, cache), M, length,
-              shape);
+    T* y = data_of<T>(out, M * shape.out_width());
+    const T* queries = static_cast<const T*>(q.data_ptr());
+    const T *k = data_of<T>(k_cache, cache), *v = data_of<T>(v_cache, cache);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->attention_decode(raw(y), raw(queries), q.stride(0), raw(k), raw(v), M, length,
+                                      size_of({}, shape, M));
+      }
+    }
+    decode<T>(y, queries, q.stride(0), k, v, M, length, shape);
   });
 }
 

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 #include "ops/gemm.h"
 
 namespace train_sft::ops {
@@ -114,14 +116,7 @@ class LinearCrossEntropy {
     }
     gemm<T, A>(chunk.logits, V, {rows, V, C}, {chunk.hidden, C}, {weight, C, true}, nullptr, false);
     const bool gradient = grad_hidden != nullptr || grad_weight != nullptr;
-    for (int64_t r = 0; r < rows; ++r) {
-      T* grad = gradient ? chunk.grad_logits + r * V : nullptr;
-      const RowLoss row = softmax_row<T>(grad, chunk.logits + r * V, targets[learned[first + r]],
-                                         weight_of(first + r), V);
-      sums.loss += weight_of(first + r) * row.loss;
-      sums.weight += weight_of(first + r);
-      sums.correct += row.correct;
-    }
+    softmax_chunk(chunk, gradient ? chunk.grad_logits : nullptr, first, rows, sums);
     sums.tokens += rows;
     if (grad_weight != nullptr) {
       gemm<T, A>(grad_weight, C, {V, C, rows}, {chunk.grad_logits, V, true}, {chunk.hidden, C},
@@ -131,6 +126,43 @@ class LinearCrossEntropy {
       gemm<T, T>(chunk.hidden, C, {rows, C, V}, {chunk.grad_logits, V}, {weight, C}, nullptr,
                  false);
       scatter(chunk.hidden, first, rows);
+    }
+  }
+
+  void softmax_chunk(const Chunk<T>& chunk, T* grad, int64_t first, int64_t rows,
+                     CrossEntropySums& sums) {
+    auto add = [&](int64_t r, double loss, bool correct) {
+      sums.loss += weight_of(first + r) * loss;
+      sums.weight += weight_of(first + r);
+      sums.correct += correct;
+    };
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        thread_local std::vector<int32_t> row_targets;
+        thread_local std::vector<float> row_weights;
+        thread_local std::vector<simd::RowLoss> losses;
+        row_targets.resize(rows);
+        row_weights.resize(rows);
+        losses.resize(rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          row_targets[r] = targets[learned[first + r]];
+          row_weights[r] = weight_of(first + r);
+        }
+        fast->softmax_loss(raw(grad), chunk.logits, row_targets.data(), row_weights.data(),
+                           losses.data(), rows, V);
+        for (int64_t r = 0; r < rows; ++r) {
+          const simd::RowLoss& row = losses[r];
+          const double maximum = row.maximum, target_logit = row.target_logit;
+          add(r, std::log(static_cast<double>(row.sum)) + maximum - target_logit, row.correct);
+        }
+        return;
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const RowLoss row =
+          softmax_row<T>(grad == nullptr ? nullptr : grad + r * V, chunk.logits + r * V,
+                         targets[learned[first + r]], weight_of(first + r), V);
+      add(r, row.loss, row.correct);
     }
   }
 

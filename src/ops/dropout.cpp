@@ -2,6 +2,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/dropout_hash.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -13,7 +14,6 @@ void apply(T* out, const T* input, std::span<const uint64_t> row_keys, uint32_t 
   using A = Accumulate<T>;
   const uint32_t threshold = dropout_threshold(p);
   const A scale = A(1 / (1 - p));
-#pragma omp parallel for schedule(static)
   for (size_t n = 0; n < row_keys.size(); ++n) {
     const DropoutSiteKey key = dropout_site_key(row_keys[n], site);
     for (int64_t c = 0; c < C; ++c) {
@@ -49,7 +49,14 @@ void dropout(const at::Tensor& out, const at::Tensor& input, std::span<const uin
   check_probability(p);
   const int64_t N = static_cast<int64_t>(row_keys.size()), C = columns_of(out);
   for_dtype(out.scalar_type(), [&]<typename T>() {
-    apply<T>(data_of<T>(out, N * C), data_of<T>(input, N * C), row_keys, site, p, C);
+    T* y = data_of<T>(out, N * C);
+    const T* x = data_of<T>(input, N * C);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->dropout(raw(y), raw(x), row_keys.data(), site, p, N, C);
+      }
+    }
+    apply<T>(y, x, row_keys, site, p, C);
   });
 }
 

@@ -1,12 +1,17 @@
-// The hash behind dropout masks, for the reference; the vector kernels compute the same bits.
+// The hash behind dropout masks: the reference and the vector kernels compute the same bits.
 #pragma once
 
 #include <cstdint>
 
 namespace train_sft::ops {
+namespace {  // of its own in each file: kernel files are compiled for several instruction sets
+
+constexpr uint32_t kDropoutWeyl = 0x9E3779B9u;
+constexpr uint32_t kDropoutMultiplier1 = 0x7FEB352Du;
+constexpr uint32_t kDropoutMultiplier2 = 0x846CA68Bu;
 
 // SplitMix64's finaliser.
-inline uint64_t mix_dropout_key(uint64_t x) {
+[[maybe_unused]] uint64_t mix_dropout_key(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
   return x ^ (x >> 31);
@@ -18,22 +23,23 @@ struct DropoutSiteKey {
   uint32_t low, high;
 };
 
-inline DropoutSiteKey dropout_site_key(uint64_t row_key, uint32_t site) {
+[[maybe_unused]] DropoutSiteKey dropout_site_key(uint64_t row_key, uint32_t site) {
   const uint64_t x = mix_dropout_key(row_key + (uint64_t{site} + 1) * 0x9E3779B97F4A7C15u);
   return {static_cast<uint32_t>(x), static_cast<uint32_t>(x >> 32)};
 }
 
 // 24 uniform bits of a channel: two multiply-xorshift rounds over a Weyl sequence.
-inline uint32_t dropout_bits(DropoutSiteKey key, uint32_t channel) {
-  uint32_t h = channel * 0x9E3779B9u + key.low;
-  h = (h ^ (h >> 16)) * 0x7FEB352Du;
-  h = ((h ^ (h >> 15)) + key.high) * 0x846CA68Bu;
+[[maybe_unused]] uint32_t dropout_bits(DropoutSiteKey key, uint32_t channel) {
+  uint32_t h = channel * kDropoutWeyl + key.low;
+  h = (h ^ (h >> 16)) * kDropoutMultiplier1;
+  h = ((h ^ (h >> 15)) + key.high) * kDropoutMultiplier2;
   return (h ^ (h >> 16)) >> 8;
 }
 
 // A channel is kept when its bits reach this.
-inline uint32_t dropout_threshold(double p) {
+[[maybe_unused]] uint32_t dropout_threshold(double p) {
   return static_cast<uint32_t>(p * (1u << 24) + 0.5);
 }
 
+}  // namespace
 }  // namespace train_sft::ops

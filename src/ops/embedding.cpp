@@ -1,8 +1,7 @@
 #include "train_sft/ops/embedding.h"
 
-#include <algorithm>
-
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -17,7 +16,6 @@ void check_indices(std::span<const int32_t> indices, int64_t rows, const char* w
 template <typename T>
 void forward(T* out, const T* table, const T* position_table, std::span<const int32_t> tokens,
              std::span<const int32_t> positions, int64_t C) {
-#pragma omp parallel for schedule(static)
   for (size_t n = 0; n < tokens.size(); ++n) {
     const T* row = table + tokens[n] * C;
     for (int64_t c = 0; c < C; ++c) out[n * C + c] = row[c];
@@ -27,19 +25,12 @@ void forward(T* out, const T* table, const T* position_table, std::span<const in
   }
 }
 
-// Channels, not tokens, are split among threads: two tokens may share a row.
 template <typename T>
 void backward(Accumulate<T>* grad_table, std::span<const int32_t> rows, const T* grad_out,
               int64_t C) {
-  constexpr int64_t kBlock = 16;
-#pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < (C + kBlock - 1) / kBlock; ++block) {
-    const int64_t begin = block * kBlock, end = std::min(C, begin + kBlock);
-    for (size_t n = 0; n < rows.size(); ++n) {
-      Accumulate<T>* row = grad_table + rows[n] * C;
-      for (int64_t c = begin; c < end; ++c)
-        row[c] += static_cast<Accumulate<T>>(grad_out[n * C + c]);
-    }
+  for (size_t n = 0; n < rows.size(); ++n) {
+    Accumulate<T>* row = grad_table + rows[n] * C;
+    for (int64_t c = 0; c < C; ++c) row[c] += static_cast<Accumulate<T>>(grad_out[n * C + c]);
   }
 }
 
@@ -61,8 +52,15 @@ void embedding_forward(const at::Tensor& out, const at::Tensor& table,
     const T* position_rows = position_table.defined()
                                  ? data_of<T>(position_table, rows_of(position_table) * C)
                                  : nullptr;
-    forward<T>(data_of<T>(out, N * C), data_of<T>(table, rows_of(table) * C), position_rows, tokens,
-               positions, C);
+    T* x = data_of<T>(out, N * C);
+    const T* rows = data_of<T>(table, rows_of(table) * C);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->embedding_forward(raw(x), raw(rows), raw(position_rows), tokens.data(),
+                                       positions.data(), N, C);
+      }
+    }
+    forward<T>(x, rows, position_rows, tokens, positions, C);
   });
 }
 
@@ -77,7 +75,13 @@ void embedding_backward(const at::Tensor& grad_table, const at::Tensor& grad_pos
       TRAIN_SFT_CHECK(static_cast<int64_t>(rows.size()) == N, "{} {}s for {} rows", rows.size(),
                       what, N);
       check_indices(rows, rows_of(tensor), what);
-      backward<T>(data_of<Accumulate<T>>(tensor, rows_of(tensor) * C), rows, grad, C);
+      Accumulate<T>* to = data_of<Accumulate<T>>(tensor, rows_of(tensor) * C);
+      if constexpr (has_fast<T>) {
+        if (const auto* fast = fast_kernels<T>()) {
+          return fast->add_to_rows(to, rows.data(), raw(grad), N, C);
+        }
+      }
+      backward<T>(to, rows, grad, C);
     };
     add(grad_table, tokens, "token");
     add(grad_position_table, positions, "position");

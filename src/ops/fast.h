@@ -13,13 +13,17 @@ namespace train_sft::ops {
 // Null when the references are to run.
 const simd::Table* simd_table();
 
-// The kernels for float or bfloat16; null for double and when the references are to run.
 template <typename T>
-auto fast_kernels() {
+constexpr bool has_fast = !std::is_same_v<T, double>;
+
+// The kernels for float or bfloat16; null when the references are to run.
+template <typename T>
+const auto* fast_kernels() {
+  static_assert(has_fast<T>);
   if constexpr (std::is_same_v<T, float>) {
     const simd::Table* table = simd_table();
     return table == nullptr ? nullptr : &table->f32;
-  } else if constexpr (std::is_same_v<T, bf16>) {
+  } else {
     const simd::Table* table = simd_table();
     return table == nullptr ? nullptr : &table->bf16;
   }
@@ -41,13 +45,13 @@ inline const uint16_t* raw(const bf16* x) {
 
 // Defined once per instruction set, in src/ops/simd.
 namespace avx2 {
-void fill_gemm(simd::Table& table);
-}  // namespace avx2
+void fill(simd::Table& table);
+}
 namespace avx512 {
+void fill(simd::Table& table);
+}
+namespace avx512bf16 {  // only the products of bfloat16
 void fill_gemm(simd::Table& table);
-}  // namespace avx512
-namespace avx512bf16 {  // AVX-512 with products of bfloat16
-void fill_gemm(simd::Table& table);
-}  // namespace avx512bf16
+}
 
 }  // namespace train_sft::ops

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -36,7 +37,12 @@ void backward(T* grad_input, const T* grad_out, const T* input, int64_t count) {
 void gelu_forward(const at::Tensor& out, const at::Tensor& input) {
   const int64_t count = input.numel();
   for_dtype(input.scalar_type(), [&]<typename T>() {
-    forward<T>(data_of<T>(out, count), data_of<T>(input, count), count);
+    T* y = data_of<T>(out, count);
+    const T* x = data_of<T>(input, count);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) return fast->gelu_forward(raw(y), raw(x), count);
+    }
+    forward<T>(y, x, count);
   });
 }
 
@@ -44,8 +50,14 @@ void gelu_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
                    const at::Tensor& input) {
   const int64_t count = input.numel();
   for_dtype(input.scalar_type(), [&]<typename T>() {
-    backward<T>(data_of<T>(grad_input, count), data_of<T>(grad_out, count),
-                data_of<T>(input, count), count);
+    T* dx = data_of<T>(grad_input, count);
+    const T *dy = data_of<T>(grad_out, count), *x = data_of<T>(input, count);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->gelu_backward(raw(dx), raw(dy), raw(x), count);
+      }
+    }
+    backward<T>(dx, dy, x, count);
   });
 }
 

@@ -29,7 +29,7 @@ template <typename T, typename Out>
 void gemm(Out* out, int64_t stride, GemmShape shape, const Operand<T>& a, const Operand<T>& b,
           const T* bias, bool accumulate) {
   if (shape.M == 0 || shape.N == 0) return;
-  if constexpr (!std::is_same_v<T, double>) {
+  if constexpr (has_fast<T>) {
     if (const auto* fast = fast_kernels<T>()) {
       const auto function = [&] {
         if constexpr (std::is_same_v<T, Out>)

@@ -37,13 +37,13 @@ Kernels& current() {
 
 simd::Table avx2_table() {
   simd::Table table;
-  avx2::fill_gemm(table);
+  avx2::fill(table);
   return table;
 }
 
 simd::Table avx512_table() {
   simd::Table table;
-  avx512::fill_gemm(table);
+  avx512::fill(table);
   if (__builtin_cpu_supports("avx512bf16")) avx512bf16::fill_gemm(table);
   return table;
 }

@@ -1,8 +1,7 @@
 #include "train_sft/ops/linear.h"
 
-#include <algorithm>
-
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 #include "ops/gemm.h"
 
 namespace train_sft::ops {
@@ -19,14 +18,8 @@ Shape shape_of(const at::Tensor& weight, WeightLayout layout) {
 
 template <typename T>
 void add_column_sums(Accumulate<T>* sums, const T* x, int64_t N, int64_t C) {
-  constexpr int64_t kBlock = 64;
-#pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < (C + kBlock - 1) / kBlock; ++block) {
-    for (int64_t n = 0; n < N; ++n) {
-      for (int64_t c = block * kBlock; c < std::min(C, (block + 1) * kBlock); ++c) {
-        sums[c] += static_cast<Accumulate<T>>(x[n * C + c]);
-      }
-    }
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t c = 0; c < C; ++c) sums[c] += static_cast<Accumulate<T>>(x[n * C + c]);
   }
 }
 
@@ -74,7 +67,14 @@ void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& inp
 void linear_backward_bias(const at::Tensor& grad_bias, const at::Tensor& grad_out) {
   const int64_t N = rows_of(grad_out), O = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
-    add_column_sums(data_of<Accumulate<T>>(grad_bias, O), data_of<T>(grad_out, N * O), N, O);
+    Accumulate<T>* sums = data_of<Accumulate<T>>(grad_bias, O);
+    const T* dy = data_of<T>(grad_out, N * O);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->add_to_rows(sums, nullptr, raw(dy), N, O);
+      }
+    }
+    add_column_sums(sums, dy, N, O);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -54,9 +55,18 @@ void rms_norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,
   const int64_t N = rows_of(normed), C = columns_of(normed);
   for_dtype(normed.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
+    T* y = data_of<T>(normed, N * C);
     T* sum = delta.defined() ? data_of<T>(residual_out, N * C) : nullptr;
-    forward<T>(data_of<T>(normed, N * C), sum, data_of<A>(rstd, N), data_of<T>(residual, N * C),
-               data_or_null<T>(delta, N * C), data_of<T>(weight, C), N, C, eps);
+    A* rstds = data_of<A>(rstd, N);
+    const T *x = data_of<T>(residual, N * C), *added = data_or_null<T>(delta, N * C);
+    const T* w = data_of<T>(weight, C);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->rms_norm_forward({raw(y), raw(sum), nullptr, rstds, raw(x), raw(added), raw(w),
+                                       nullptr, N, C, static_cast<float>(eps)});
+      }
+    }
+    forward<T>(y, sum, rstds, x, added, w, N, C, eps);
   });
 }
 
@@ -66,9 +76,18 @@ void rms_norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_weig
   const int64_t N = rows_of(input), C = columns_of(input);
   for_dtype(input.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
-    backward<T>(data_of<T>(grad_input, N * C), data_or_null<A>(grad_weight, C),
-                data_of<T>(grad_normed, N * C), data_of<T>(input, N * C), data_of<A>(rstd, N),
-                data_of<T>(weight, C), N, C, accumulate);
+    T* dx = data_of<T>(grad_input, N * C);
+    A* dw = data_or_null<A>(grad_weight, C);
+    const T *dy = data_of<T>(grad_normed, N * C), *x = data_of<T>(input, N * C);
+    const A* rstds = data_of<A>(rstd, N);
+    const T* w = data_of<T>(weight, C);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->rms_norm_backward(
+            {raw(dx), dw, nullptr, raw(dy), raw(x), nullptr, rstds, raw(w), N, C, accumulate});
+      }
+    }
+    backward<T>(dx, dw, dy, x, rstds, w, N, C, accumulate);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -13,7 +14,6 @@ void rotate(T* qkv, const Accumulate<T>* cosines, const Accumulate<T>* sines,
             std::span<const int32_t> positions, const AttentionShape& shape, int direction) {
   using A = Accumulate<T>;
   const int64_t half = shape.head_dim / 2;
-#pragma omp parallel for schedule(static)
   for (size_t n = 0; n < positions.size(); ++n) {
     const A* cosine = cosines + positions[n] * half;
     const A* sine = sines + positions[n] * half;
@@ -39,8 +39,15 @@ void rotate(const at::Tensor& qkv, const at::Tensor& cosines, const at::Tensor& 
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
     const int64_t half = shape.head_dim / 2;
-    rotate<T>(data_of<T>(qkv, N * shape.qkv_width()), data_of<A>(cosines, P * half),
-              data_of<A>(sines, P * half), positions, shape, direction);
+    T* x = data_of<T>(qkv, N * shape.qkv_width());
+    const A *cosine = data_of<A>(cosines, P * half), *sine = data_of<A>(sines, P * half);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->rope(raw(x), cosine, sine, positions.data(), N, shape.n_head + shape.n_kv_head,
+                          shape.head_dim, shape.qkv_width(), static_cast<float>(direction));
+      }
+    }
+    rotate<T>(x, cosine, sine, positions, shape, direction);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/dispatch.h"
+#include "ops/fast.h"
 
 namespace train_sft::ops {
 namespace {
@@ -39,7 +40,12 @@ void backward(T* grad_gate_up, const T* grad_out, const T* gate_up, int64_t N, i
 void swiglu_forward(const at::Tensor& out, const at::Tensor& gate_up) {
   const int64_t N = rows_of(out), F = columns_of(out);
   for_dtype(out.scalar_type(), [&]<typename T>() {
-    forward<T>(data_of<T>(out, N * F), data_of<T>(gate_up, N * 2 * F), N, F);
+    T* y = data_of<T>(out, N * F);
+    const T* x = data_of<T>(gate_up, N * 2 * F);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) return fast->swiglu_forward(raw(y), raw(x), N, F);
+    }
+    forward<T>(y, x, N, F);
   });
 }
 
@@ -47,8 +53,14 @@ void swiglu_backward(const at::Tensor& grad_gate_up, const at::Tensor& grad_out,
                      const at::Tensor& gate_up) {
   const int64_t N = rows_of(grad_out), F = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
-    backward<T>(data_of<T>(grad_gate_up, N * 2 * F), data_of<T>(grad_out, N * F),
-                data_of<T>(gate_up, N * 2 * F), N, F);
+    T* dx = data_of<T>(grad_gate_up, N * 2 * F);
+    const T *dy = data_of<T>(grad_out, N * F), *x = data_of<T>(gate_up, N * 2 * F);
+    if constexpr (has_fast<T>) {
+      if (const auto* fast = fast_kernels<T>()) {
+        return fast->swiglu_backward(raw(dx), raw(dy), raw(x), N, F);
+      }
+    }
+    backward<T>(dx, dy, x, N, F);
   });
 }
 

@@ -2,11 +2,9 @@
 // side are packed once for all threads, panels of the left side by the thread that owns the rows.
 // Each element of the result is summed in the order of k by one thread: its bits do not depend on
 // how many there are.
-#include <omp.h>
-
-#include <cstdlib>
-
+#include "ops/simd/fill.h"
 #include "ops/simd/pack.h"
+#include "ops/simd/parallel.h"
 #include "ops/simd/table.h"
 #include "ops/simd/tile.h"
 
@@ -17,26 +15,11 @@ using simd::GemmOperand;
 using simd::GemmShape;
 
 constexpr int64_t kPanelStride = kTileRows <= 8 ? 8 : 16;  // of packed rows
-constexpr int64_t kDepth = 384;            // lanes of k in a block: one panel of B fills L1
-constexpr int64_t kColumns = 3072;         // columns in a block: B's block stays in L3
-constexpr int64_t kBlockPanels = 12;       // panels of A in a block, which stays in L2
-constexpr int64_t kSerialFlops = 1 << 18;  // below, waking threads costs more than it saves
+constexpr int64_t kDepth = 384;       // lanes of k in a block: one panel of B fills L1
+constexpr int64_t kColumns = 3072;    // columns in a block: B's block stays in L3
+constexpr int64_t kBlockPanels = 12;  // panels of A in a block, which stays in L2
 
-struct FreeOnExit {
-  void* memory = nullptr;
-  int64_t capacity = 0;
-  ~FreeOnExit() { std::free(memory); }
-  void* get(int64_t bytes) {
-    if (bytes > capacity) {
-      std::free(memory);
-      memory = std::aligned_alloc(64, (bytes + 4095) / 4096 * 4096);
-      if (memory == nullptr) std::abort();
-      capacity = bytes;
-    }
-    return memory;
-  }
-};
-thread_local FreeOnExit packed_a_memory, packed_b_memory, partial_memory, bias_memory;
+thread_local KeptMemory packed_a_memory, packed_b_memory, partial_memory, bias_memory;
 
 // What happens to a finished tile: out = tile (+ partial) (+ bias) (+ out).
 template <typename Out>
@@ -51,8 +34,8 @@ struct Sink {
   template <int MR, int NV>
   TRAIN_SFT_INLINE void take(const Tile<MR, NV>& tile, int64_t row, int64_t column,
                              int64_t columns) const {
-    unrolled<MR>([&](auto i) __attribute__((always_inline)) {
-      unrolled<NV>([&](auto j) __attribute__((always_inline)) {
+    unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
+      unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
         const int64_t c = column + j * Vec::width;
         const int64_t left = columns - j * Vec::width;
         const int64_t n = left >= Vec::width ? 0 : left;
@@ -82,10 +65,6 @@ __attribute__((noinline)) void tile_product(const Lane* a, const Lane* b, int64_
     tile.add_column_major(a, kPanelStride, b, kTileColumns, depth);
   }
   sink.take(tile, row, column, columns);
-}
-
-int64_t share(int64_t total, int64_t index, int64_t parts) {
-  return total * index / parts;
 }
 
 // Threads as a grid over rows and columns of the result, as even as the tiles allow.
@@ -166,8 +145,7 @@ void gemm_packed(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, Ge
   const int64_t deepest = K < kElements ? (K + kPerLane - 1) / kPerLane : kDepth;
   Lane* packed_b = static_cast<Lane*>(
       packed_b_memory.get(b_panels_at_most * kTileColumns * deepest * sizeof(Lane)));
-  int threads = omp_get_max_threads();
-  if (omp_in_parallel() || M * N * K * 2 < kSerialFlops) threads = 1;
+  const int threads = threads_for(M * N * K / 8);
 
 #pragma omp parallel num_threads(threads)
   {

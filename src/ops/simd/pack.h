@@ -51,8 +51,8 @@ TRAIN_SFT_INLINE void transpose8(__m256 (&r)[8]) {
 }
 
 // to[k stride + i] = from[i from_stride + k] for i < width, k < K; `stride` is a multiple of 8 and
-// lanes up to the next multiple of 8 after width are zeroed. S: float, bf16_bits (widened), or
-// float standing for pairs of bfloat16.
+// lanes from width to the next multiple of 8 are written too, with anything. S: float, bf16_bits
+// (widened), or float standing for pairs of bfloat16.
 template <typename S>
 void pack_transposed(float* to, int64_t stride, const S* from, int64_t from_stride, int64_t width,
                      int64_t K) {
@@ -79,14 +79,13 @@ template <typename S>
 void pack_straight(float* to, int64_t stride, const S* from, int64_t from_stride, int64_t width,
                    int64_t K) {
   for (int64_t k = 0; k < K; ++k, to += stride, from += from_stride) {
-    for_lanes(
-        width, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
-          if (n == 0) {
-            Vec::load(from + i).store(to + i);
-          } else {
-            for (int64_t l = i; l < i + n; ++l) to[l] = widen1(from[l]);
-          }
-        });
+    for_lanes(width, [&](int64_t i, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
+      if (n == 0) {
+        Vec::load(from + i).store(to + i);
+      } else {
+        for (int64_t l = i; l < i + n; ++l) to[l] = widen1(from[l]);
+      }
+    });
   }
 }
 

@@ -19,8 +19,8 @@ struct Tile {
   Vec acc[MR][NV];
 
   TRAIN_SFT_INLINE void clear() {
-    unrolled<MR>([&](auto i) __attribute__((always_inline)) {
-      unrolled<NV>([&](auto j) __attribute__((always_inline)) { acc[i][j] = Vec::zero(); });
+    unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
+      unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA { acc[i][j] = Vec::zero(); });
     });
   }
 
@@ -32,7 +32,7 @@ struct Tile {
       Vec row[NV];
       unrolled<NV>([&](auto j)
                        __attribute__((always_inline)) { row[j] = Vec::load(b + j * Vec::width); });
-      unrolled<MR>([&](auto i) __attribute__((always_inline)) {
+      unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
         const Vec x = Vec::all(a[i]);
         unrolled<NV>([&](auto j)
                          __attribute__((always_inline)) { acc[i][j] = fma(x, row[j], acc[i][j]); });
@@ -51,12 +51,12 @@ struct Tile {
       Vec row[NV];
       unrolled<NV>([&](auto j)
                        __attribute__((always_inline)) { row[j] = Vec::load(b + j * Vec::width); });
-      unrolled<MR>([&](auto i) __attribute__((always_inline)) {
+      unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
         const Vec x = Vec::all(third[i / 3][(i % 3) * a_stride]);
         unrolled<NV>([&](auto j)
                          __attribute__((always_inline)) { acc[i][j] = fma(x, row[j], acc[i][j]); });
       });
-      unrolled<(MR + 2) / 3>([&](auto t) __attribute__((always_inline)) { ++third[t]; });
+      unrolled<(MR + 2) / 3>([&](auto t) TRAIN_SFT_INLINE_LAMBDA { ++third[t]; });
     }
   }
 
@@ -66,12 +66,12 @@ struct Tile {
                                   int64_t b_stride, int64_t pairs) {
     for (int64_t p = 0; p < pairs; ++p, a += a_stride, b += b_stride) {
       __m512bh row[NV];
-      unrolled<NV>([&](auto j) __attribute__((always_inline)) {
+      unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
         row[j] = (__m512bh)_mm512_loadu_si512(b + j * Vec::width);
       });
-      unrolled<MR>([&](auto i) __attribute__((always_inline)) {
+      unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
         const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i]));
-        unrolled<NV>([&](auto j) __attribute__((always_inline)) {
+        unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
           acc[i][j].v = _mm512_dpbf16_ps(acc[i][j].v, x, row[j]);
         });
       });

@@ -8,6 +8,8 @@
 #include <cstdint>
 
 #define TRAIN_SFT_INLINE inline __attribute__((always_inline))
+// After a lambda's parameters.
+#define TRAIN_SFT_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace train_sft::ops::TRAIN_SFT_ISA {
 namespace {
@@ -56,8 +58,15 @@ struct Vec {
   TRAIN_SFT_INLINE void store(bf16_bits* p, int64_t n) const {
     _mm256_mask_storeu_epi16(p, first(n), narrowed());
   }
+  // The first n lanes, the others zero.
+  TRAIN_SFT_INLINE Vec kept(int64_t n) const { return {_mm512_maskz_mov_ps(first(n), v)}; }
+  // The first n lanes, then those of rest.
+  TRAIN_SFT_INLINE Vec then(Vec rest, int64_t n) const {
+    return {_mm512_mask_mov_ps(rest.v, first(n), v)};
+  }
   TRAIN_SFT_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
   TRAIN_SFT_INLINE float max() const { return _mm512_reduce_max_ps(v); }
+  TRAIN_SFT_INLINE float first_lane() const { return _mm512_cvtss_f32(v); }
 };
 
 TRAIN_SFT_INLINE Vec operator+(Vec a, Vec b) {
@@ -177,6 +186,14 @@ struct Vec {
     _mm_store_si128(reinterpret_cast<__m128i*>(part), narrowed());
     for (int64_t i = 0; i < n; ++i) p[i] = part[i];
   }
+  // The first n lanes, the others zero.
+  TRAIN_SFT_INLINE Vec kept(int64_t n) const {
+    return {_mm256_and_ps(v, _mm256_castsi256_ps(first(n)))};
+  }
+  // The first n lanes, then those of rest.
+  TRAIN_SFT_INLINE Vec then(Vec rest, int64_t n) const {
+    return {_mm256_blendv_ps(rest.v, v, _mm256_castsi256_ps(first(n)))};
+  }
   TRAIN_SFT_INLINE float sum() const {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -187,6 +204,7 @@ struct Vec {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
   }
+  TRAIN_SFT_INLINE float first_lane() const { return _mm256_cvtss_f32(v); }
 };
 
 TRAIN_SFT_INLINE Vec operator+(Vec a, Vec b) {
@@ -229,7 +247,7 @@ TRAIN_SFT_INLINE Vec where_less(Vec x, Vec y, Vec a, Vec b) {
 // a 2^n for integral |n| ≤ 250, in two steps so that 2^128 and subnormals come out right
 TRAIN_SFT_INLINE Vec scale_by_power(Vec a, Vec n) {
   const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1);
-  auto power = [](__m256i e) __attribute__((always_inline)) {
+  auto power = [](__m256i e) TRAIN_SFT_INLINE_LAMBDA {
     const __m256i biased = _mm256_add_epi32(e, _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   };
@@ -302,6 +320,11 @@ TRAIN_SFT_INLINE Vec load(const T* p, int64_t n) {
 template <typename T>
 TRAIN_SFT_INLINE void store(T* p, Vec x, int64_t n) {
   n == 0 ? x.store(p) : x.store(p, n);
+}
+
+// n as for_lanes gives it.
+TRAIN_SFT_INLINE Vec kept(Vec x, int64_t n) {
+  return n == 0 ? x : x.kept(n);
 }
 
 // Calls f with the integral constants 0…N-1: indices the compiler sees, so that arrays of vectors

@@ -1,0 +1,13 @@
+#include "ops/simd/fill.h"
+
+namespace train_sft::ops::TRAIN_SFT_ISA {
+
+void fill(simd::Table& table) {
+  fill_gemm(table);
+  fill_norm(table);
+  fill_elementwise(table);
+  fill_reductions(table);
+  fill_attention(table);
+}
+
+}  // namespace train_sft::ops::TRAIN_SFT_ISA
