@@ -7,18 +7,14 @@
 
 #include "model/activations.h"
 #include "model/dropout_sites.h"
+#include "model/family_ops.h"
 #include "model/weights.h"
 #include "train_sft/base/error.h"
 #include "train_sft/ops/attention.h"
 #include "train_sft/ops/cross_entropy.h"
 #include "train_sft/ops/dropout.h"
 #include "train_sft/ops/embedding.h"
-#include "train_sft/ops/gelu.h"
-#include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
-#include "train_sft/ops/rms_norm.h"
-#include "train_sft/ops/rope.h"
-#include "train_sft/ops/swiglu.h"
 
 namespace train_sft {
 namespace {
@@ -44,7 +40,7 @@ struct Engine::State {
         options(o),
         config(p.config()),
         weights(model_weights(p)),
-        shape{config.n_head, config.kv_heads(), config.head_dim()},
+        family(config, p.compute().scalar_type()),
         storage(std::make_shared<ArenaStorage>(o.max_arena_bytes)),
         inference(config, p.compute().scalar_type(), Activations::Purpose::inference, false,
                   storage) {
@@ -53,26 +49,9 @@ struct Engine::State {
     if (p.has_gradients())
       training = std::make_unique<Activations>(config, dtype, Activations::Purpose::training,
                                                o.dropout > 0, storage);
-    if (config.family == Family::llama) {
-      const auto table = dtype == at::kDouble ? at::kDouble : at::kFloat;
-      cosines = at::empty({config.block_size, config.head_dim() / 2}, table);
-      sines = at::empty({config.block_size, config.head_dim() / 2}, table);
-      ops::rope_table(cosines, sines, config.rope_theta);
-    }
     if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens);
   }
 
-  bool llama() const { return config.family == Family::llama; }
-
-  void norm(const at::Tensor& normed, const at::Tensor& residual_out, const at::Tensor& mean,
-            const at::Tensor& rstd, const at::Tensor& residual, const at::Tensor& delta,
-            const NormWeights& w) const;
-  void norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_normed,
-                     const at::Tensor& input, const at::Tensor& mean, const at::Tensor& rstd,
-                     const NormWeights& w, bool accumulate) const;
-  void linear(const at::Tensor& out, const at::Tensor& input, const LinearWeights& w) const;
-  void linear_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
-                       const at::Tensor& input, const LinearWeights& w) const;
   // grad through a dropout, into `dropped`; the gradient itself when nothing drops out.
   const at::Tensor& dropout_backward(const at::Tensor& dropped, const at::Tensor& grad,
                                      uint32_t site) const;
@@ -88,47 +67,12 @@ struct Engine::State {
   EngineOptions options;
   ModelConfig config;
   ModelWeights weights;
-  ops::AttentionShape shape;
-  at::Tensor cosines, sines;
+  FamilyOps family;
   std::shared_ptr<ArenaStorage> storage;
   Activations inference;
   std::unique_ptr<Activations> training;
   std::vector<uint64_t> row_keys;  // of dropout
 };
-
-void Engine::State::norm(const at::Tensor& normed, const at::Tensor& residual_out,
-                         const at::Tensor& mean, const at::Tensor& rstd, const at::Tensor& residual,
-                         const at::Tensor& delta, const NormWeights& w) const {
-  if (llama())
-    ops::rms_norm_forward(normed, residual_out, rstd, residual, delta, w.weight, config.norm_eps);
-  else
-    ops::layer_norm_forward(normed, residual_out, mean, rstd, residual, delta, w.weight, w.bias,
-                            config.norm_eps);
-}
-
-void Engine::State::norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_normed,
-                                  const at::Tensor& input, const at::Tensor& mean,
-                                  const at::Tensor& rstd, const NormWeights& w,
-                                  bool accumulate) const {
-  if (llama())
-    ops::rms_norm_backward(grad_input, w.grad_weight, grad_normed, input, rstd, w.weight,
-                           accumulate);
-  else
-    ops::layer_norm_backward(grad_input, w.grad_weight, w.grad_bias, grad_normed, input, mean, rstd,
-                             w.weight, accumulate);
-}
-
-void Engine::State::linear(const at::Tensor& out, const at::Tensor& input,
-                           const LinearWeights& w) const {
-  ops::linear_forward(out, input, w.weight, w.bias, weights.layout);
-}
-
-void Engine::State::linear_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
-                                    const at::Tensor& input, const LinearWeights& w) const {
-  ops::linear_backward_weight(w.grad_weight, input, grad_out, weights.layout);
-  if (w.bias.defined()) ops::linear_backward_bias(w.grad_bias, grad_out);
-  ops::linear_backward_input(grad_input, grad_out, w.weight, weights.layout);
-}
 
 const at::Tensor& Engine::State::dropout_backward(const at::Tensor& dropped, const at::Tensor& grad,
                                                   uint32_t site) const {
@@ -143,8 +87,8 @@ void Engine::State::forward(Activations& a, const Batch& batch, bool dropout) co
   if (dropout) ops::dropout(x, x, row_keys, kEmbeddingSite, options.dropout);
   for (size_t l = 0; l < a.layers.size(); ++l) layer_forward(a, l, batch, dropout);
   const LayerActivations& last = a.layers.back();
-  norm(a.final_normed, a.final_residual, a.final_mean, a.final_rstd, last.residual2, last.ffn_out,
-       weights.final_norm);
+  family.norm_forward(a.final_normed, a.final_residual, a.final_mean, a.final_rstd, last.residual2,
+                      last.ffn_out, weights.final_norm);
 }
 
 void Engine::State::layer_forward(Activations& a, size_t l, const Batch& batch,
@@ -152,25 +96,24 @@ void Engine::State::layer_forward(Activations& a, size_t l, const Batch& batch,
   const LayerWeights& w = weights.layers[l];
   LayerActivations& x = a.layers[l];
   if (l == 0) {
-    norm(x.normed1, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
+    family.norm_forward(x.normed1, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
   } else {
     const LayerActivations& below = a.layers[l - 1];
-    norm(x.normed1, x.residual1, x.mean1, x.rstd1, below.residual2, below.ffn_out, w.norm1);
+    family.norm_forward(x.normed1, x.residual1, x.mean1, x.rstd1, below.residual2, below.ffn_out,
+                        w.norm1);
   }
-  linear(x.qkv, x.normed1, w.qkv);
-  if (llama()) ops::rope_forward(x.qkv, cosines, sines, batch.positions, shape);
-  ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, shape);
-  linear(x.attention_out, x.mixed, w.proj);
+  family.linear_forward(x.qkv, x.normed1, w.qkv);
+  family.rope_forward(x.qkv, batch.positions);
+  ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, family.attention());
+  family.linear_forward(x.attention_out, x.mixed, w.proj);
   if (dropout)
     ops::dropout(x.attention_out, x.attention_out, row_keys, attention_site(l), options.dropout);
 
-  norm(x.normed2, x.residual2, x.mean2, x.rstd2, x.residual1, x.attention_out, w.norm2);
-  linear(x.up, x.normed2, w.up);
-  if (llama())
-    ops::swiglu_forward(x.activated, x.up);
-  else
-    ops::gelu_forward(x.activated, x.up);
-  linear(x.ffn_out, x.activated, w.down);
+  family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, x.residual1, x.attention_out,
+                      w.norm2);
+  family.linear_forward(x.up, x.normed2, w.up);
+  family.activation_forward(x.activated, x.up);
+  family.linear_forward(x.ffn_out, x.activated, w.down);
   if (dropout) ops::dropout(x.ffn_out, x.ffn_out, row_keys, ffn_site(l), options.dropout);
 }
 
@@ -182,8 +125,8 @@ LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients)
 }
 
 void Engine::State::backward(Activations& a, const Batch& batch) const {
-  norm_backward(a.grad_residual, a.final_normed, a.final_residual, a.final_mean, a.final_rstd,
-                weights.final_norm, false);
+  family.norm_backward(a.grad_residual, a.final_normed, a.final_residual, a.final_mean,
+                       a.final_rstd, weights.final_norm, false);
   for (size_t l = a.layers.size(); l-- > 0;) {
     ffn_backward(a, l);
     attention_backward(a, l, batch);
@@ -198,15 +141,11 @@ void Engine::State::ffn_backward(Activations& a, size_t l) const {
   const LayerWeights& w = weights.layers[l];
   const LayerActivations& x = a.layers[l];
   const at::Tensor& grad_out = dropout_backward(x.grad_ffn_out, a.grad_residual, ffn_site(l));
-  linear_backward(x.grad_activated, grad_out, x.activated, w.down);
-  // In place: of GELU over its output's gradient, of SwiGLU (twice as wide) over its input.
-  const at::Tensor& grad_up = llama() ? x.up : x.grad_activated;
-  if (llama())
-    ops::swiglu_backward(grad_up, x.grad_activated, x.up);
-  else
-    ops::gelu_backward(grad_up, x.grad_activated, x.up);
-  linear_backward(x.grad_normed2, grad_up, x.normed2, w.up);
-  norm_backward(a.grad_residual, x.grad_normed2, x.residual2, x.mean2, x.rstd2, w.norm2, true);
+  family.linear_backward(x.grad_activated, grad_out, x.activated, w.down);
+  const at::Tensor& grad_up = family.activation_backward(x.grad_activated, x.up);
+  family.linear_backward(x.grad_normed2, grad_up, x.normed2, w.up);
+  family.norm_backward(a.grad_residual, x.grad_normed2, x.residual2, x.mean2, x.rstd2, w.norm2,
+                       true);
 }
 
 void Engine::State::attention_backward(Activations& a, size_t l, const Batch& batch) const {
@@ -214,11 +153,13 @@ void Engine::State::attention_backward(Activations& a, size_t l, const Batch& ba
   const LayerActivations& x = a.layers[l];
   const at::Tensor& grad_out =
       dropout_backward(x.grad_attention_out, a.grad_residual, attention_site(l));
-  linear_backward(x.grad_mixed, grad_out, x.mixed, w.proj);
-  ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens, shape);
-  if (llama()) ops::rope_backward(x.grad_qkv, cosines, sines, batch.positions, shape);
-  linear_backward(x.grad_normed1, x.grad_qkv, x.normed1, w.qkv);
-  norm_backward(a.grad_residual, x.grad_normed1, x.residual1, x.mean1, x.rstd1, w.norm1, true);
+  family.linear_backward(x.grad_mixed, grad_out, x.mixed, w.proj);
+  ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens,
+                          family.attention());
+  family.rope_backward(x.grad_qkv, batch.positions);
+  family.linear_backward(x.grad_normed1, x.grad_qkv, x.normed1, w.qkv);
+  family.norm_backward(a.grad_residual, x.grad_normed1, x.residual1, x.mean1, x.rstd1, w.norm1,
+                       true);
 }
 
 Engine::Engine(Parameters& parameters, const EngineOptions& options)

@@ -1,14 +1,13 @@
-// Token-by-token generation with a KV cache.
+// Token-by-token generation with a KV cache, and sampling.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
+#include <span>
 #include <vector>
 
 #include "train_sft/model/parameters.h"
-#include "train_sft/text/tokenizer.h"
 
 namespace train_sft {
 
@@ -20,12 +19,16 @@ struct SamplingOptions {
   uint64_t seed = 0;
 };
 
-// One sequence. append() feeds tokens and returns the logits of the last as floats [vocab].
+// One sequence. Computes in parameters.compute()'s dtype; keeps a reference to parameters and its
+// own KV cache of block_size positions.
 class Decoder {
  public:
   explicit Decoder(Parameters& parameters);
   ~Decoder();
-  const std::vector<float>& append(const std::vector<int32_t>& tokens);
+  // Feeds tokens (at least one, at most what is left of the context) and returns the logits [vocab]
+  // after the last. They are overwritten by the next call.
+  const std::vector<float>& append(std::span<const int32_t> tokens);
+  const std::vector<int32_t>& tokens() const;  // fed so far
   int64_t length() const;
   int64_t capacity() const;  // block_size
   void clear();
@@ -37,11 +40,15 @@ class Decoder {
   std::unique_ptr<State> state_;
 };
 
-// Draws from logits. The i-th draw of a seed is a pure function of (seed, i, logits).
-int32_t sample(const std::vector<float>& logits, const SamplingOptions& options, uint64_t draw);
+// Draws from logits: temperature, then top_k, then top_p (Holtzman et al. 2020) of what is left.
+// The i-th draw of a seed is a pure function of (seed, i, logits); equal logits go to the lower id.
+// Throws DivergedError when a logit is NaN or none is finite.
+int32_t sample(std::span<const float> logits, const SamplingOptions& options, uint64_t draw);
 
-// Generates until a stop id, max_new_tokens, a full context or a stop signal; on_token may be
-// empty. Returns the new ids without the stop id.
+// `prompt` is the whole context, at least one token: what the decoder holds of it already is not
+// computed again. Generates until a stop id, max_new_tokens, a full context or a stop signal;
+// on_token (may be empty) sees each id as it comes. Returns the new ids without the stop id.
+// Throws UsageError when the prompt leaves no room.
 std::vector<int32_t> generate(Decoder& decoder, const std::vector<int32_t>& prompt,
                               const std::vector<int32_t>& stop_ids, const SamplingOptions& options,
                               const std::function<void(int32_t)>& on_token = {});

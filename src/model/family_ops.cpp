@@ -1,0 +1,88 @@
+#include "model/family_ops.h"
+
+#include <ATen/ops/empty.h>
+
+#include "train_sft/ops/gelu.h"
+#include "train_sft/ops/layer_norm.h"
+#include "train_sft/ops/linear.h"
+#include "train_sft/ops/rms_norm.h"
+#include "train_sft/ops/rope.h"
+#include "train_sft/ops/swiglu.h"
+
+namespace train_sft {
+
+FamilyOps::FamilyOps(const ModelConfig& config, at::ScalarType compute)
+    : llama_(config.family == Family::llama),
+      norm_eps_(config.norm_eps),
+      layout_(llama_ ? ops::WeightLayout::out_in : ops::WeightLayout::in_out),
+      attention_{config.n_head, config.kv_heads(), config.head_dim()} {
+  if (!llama_) return;
+  const auto dtype = compute == at::kDouble ? at::kDouble : at::kFloat;
+  cosines_ = at::empty({config.block_size, config.head_dim() / 2}, dtype);
+  sines_ = at::empty({config.block_size, config.head_dim() / 2}, dtype);
+  ops::rope_table(cosines_, sines_, config.rope_theta);
+}
+
+void FamilyOps::norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,
+                             const at::Tensor& mean, const at::Tensor& rstd,
+                             const at::Tensor& residual, const at::Tensor& delta,
+                             const NormWeights& w) const {
+  if (llama_) {
+    ops::rms_norm_forward(normed, residual_out, rstd, residual, delta, w.weight, norm_eps_);
+  } else {
+    ops::layer_norm_forward(normed, residual_out, mean, rstd, residual, delta, w.weight, w.bias,
+                            norm_eps_);
+  }
+}
+
+void FamilyOps::norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_normed,
+                              const at::Tensor& input, const at::Tensor& mean,
+                              const at::Tensor& rstd, const NormWeights& w, bool accumulate) const {
+  if (llama_) {
+    ops::rms_norm_backward(grad_input, w.grad_weight, grad_normed, input, rstd, w.weight,
+                           accumulate);
+  } else {
+    ops::layer_norm_backward(grad_input, w.grad_weight, w.grad_bias, grad_normed, input, mean, rstd,
+                             w.weight, accumulate);
+  }
+}
+
+void FamilyOps::linear_forward(const at::Tensor& out, const at::Tensor& input,
+                               const LinearWeights& w) const {
+  ops::linear_forward(out, input, w.weight, w.bias, layout_);
+}
+
+void FamilyOps::linear_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
+                                const at::Tensor& input, const LinearWeights& w) const {
+  ops::linear_backward_weight(w.grad_weight, input, grad_out, layout_);
+  if (w.bias.defined()) ops::linear_backward_bias(w.grad_bias, grad_out);
+  ops::linear_backward_input(grad_input, grad_out, w.weight, layout_);
+}
+
+void FamilyOps::activation_forward(const at::Tensor& out, const at::Tensor& up) const {
+  if (llama_)
+    ops::swiglu_forward(out, up);
+  else
+    ops::gelu_forward(out, up);
+}
+
+const at::Tensor& FamilyOps::activation_backward(const at::Tensor& grad_out,
+                                                 const at::Tensor& up) const {
+  if (llama_) {
+    ops::swiglu_backward(up, grad_out, up);  // twice as wide as grad_out: over its input
+    return up;
+  }
+  ops::gelu_backward(grad_out, grad_out, up);
+  return grad_out;
+}
+
+void FamilyOps::rope_forward(const at::Tensor& qkv, std::span<const int32_t> positions) const {
+  if (llama_) ops::rope_forward(qkv, cosines_, sines_, positions, attention_);
+}
+
+void FamilyOps::rope_backward(const at::Tensor& grad_qkv,
+                              std::span<const int32_t> positions) const {
+  if (llama_) ops::rope_backward(grad_qkv, cosines_, sines_, positions, attention_);
+}
+
+}  // namespace train_sft
