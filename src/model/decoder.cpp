@@ -173,19 +173,13 @@ std::vector<int32_t> generate(Decoder& decoder, const std::vector<int32_t>& prom
                               const std::vector<int32_t>& stop_ids, const SamplingOptions& options,
                               const std::function<void(int32_t)>& on_token) {
   TRAIN_SFT_CHECK(!prompt.empty(), "an empty prompt");
-  const auto size = static_cast<int64_t>(prompt.size());
+  const int64_t size = decoder.length() + static_cast<int64_t>(prompt.size());
   if (size > decoder.capacity()) {
     throw UsageError(
         "the prompt has {} tokens, but the model's context (block_size) holds {}; shorten it", size,
         decoder.capacity());
   }
-  // The last token is always fed: its logits are needed.
-  const std::vector<int32_t>& held = decoder.tokens();
-  const auto shared = std::mismatch(held.begin(), held.end(), prompt.begin(), prompt.end() - 1);
-  decoder.truncate(shared.first - held.begin());
-  const std::vector<float>* logits =
-      &decoder.append({prompt.data() + decoder.length(), prompt.data() + prompt.size()});
-
+  const std::vector<float>* logits = &decoder.append(prompt);
   std::vector<int32_t> generated;
   while (static_cast<int64_t>(generated.size()) < options.max_new_tokens) {
     const int32_t id = sample(*logits, options, generated.size());

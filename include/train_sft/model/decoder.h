@@ -45,10 +45,11 @@ class Decoder {
 // Throws DivergedError when a logit is NaN or none is finite.
 int32_t sample(std::span<const float> logits, const SamplingOptions& options, uint64_t draw);
 
-// `prompt` is the whole context, at least one token: what the decoder holds of it already is not
-// computed again. Generates until a stop id, max_new_tokens, a full context or a stop signal;
-// on_token (may be empty) sees each id as it comes. Returns the new ids without the stop id.
-// Throws UsageError when the prompt leaves no room.
+// Feeds `prompt` (at least one token) after what the decoder holds (clear() or truncate() it first
+// as needed), then generates until a stop id, max_new_tokens, a full context or a stop signal;
+// on_token (may be empty) sees each id as it comes. Returns the new ids without the stop id. The last
+// of them may not have been fed: tokens() says what was. Throws UsageError when the prompt does not
+// fit.
 std::vector<int32_t> generate(Decoder& decoder, const std::vector<int32_t>& prompt,
                               const std::vector<int32_t>& stop_ids, const SamplingOptions& options,
                               const std::function<void(int32_t)>& on_token = {});
