@@ -123,6 +123,7 @@ TEST_P(DecoderTest, StopsAtAStopIdTheLimitAndAFullContext) {
   const int32_t stop = all[6];
   const auto place = std::find(all.begin(), all.end(), stop);
   std::vector<int32_t> streamed;
+  decoder.clear();
   const std::vector<int32_t> stopped =
       generate(decoder, prompt, {stop}, greedy(1000), [&](int32_t id) { streamed.push_back(id); });
   EXPECT_EQ(stopped, std::vector<int32_t>(all.begin(), place));
