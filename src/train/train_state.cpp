@@ -15,6 +15,7 @@ Json to_json(const TrainState& state) {
           {"best_step", state.best_step},
           {"evals_since_best", state.evals_since_best},
           {"schedule", state.schedule},
+          {"rows_per_step", state.rows_per_step},
           {"precision", state.precision},
           {"threads", state.threads},
           {"data_fingerprint", state.data_fingerprint},
@@ -37,6 +38,7 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
     state.evals_since_best = json_int(json, "evals_since_best", where);
     state.schedule = json.value("schedule", Json());
     state.settings = json.value("settings", Json());
+    state.rows_per_step = json_int(json, "rows_per_step", where);
     state.precision = json_string(json, "precision", where);
     state.threads = json_int(json, "threads", where);
     state.data_fingerprint = json_string(json, "data_fingerprint", where);

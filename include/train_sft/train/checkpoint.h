@@ -33,6 +33,7 @@ struct TrainState {
   Json schedule;  // as made, so that a resume continues this one
   Json settings;  // the run's settings in force
   std::string data_fingerprint, tokenizer_fingerprint;
+  int64_t rows_per_step = 0;
   std::string precision;  // choices decided once and kept
   int64_t threads = 0;
 };

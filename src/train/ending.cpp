@@ -1,0 +1,101 @@
+#include "train/ending.h"
+
+#include <cmath>
+
+#include "train/samples.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
+
+namespace train_sft {
+namespace {
+
+const char* name_of(Ending ending) {
+  switch (ending) {
+    case Ending::max_iters:
+      return "max_iters";
+    case Ending::early_stop:
+      return "early_stop";
+    case Ending::signal:
+      return "signal";
+    case Ending::diverged:
+      return "diverged";
+  }
+  return "";
+}
+
+ExitCode exit_code(Ending ending) {
+  if (ending == Ending::diverged) return ExitCode::diverged;
+  return ending == Ending::signal ? signals::stop_code() : ExitCode::ok;
+}
+
+// Nothing of a diverged run is saved: its last good checkpoint is the one to go on from.
+void save_and_say(Loop& loop, Ending ending) {
+  if (ending == Ending::diverged) {
+    log::error(
+        "{} steps in a row had a loss or gradient that is not finite: training has diverged. "
+        "{}; lower learning_rate or grad_clip",
+        loop.run.state.bad_steps,
+        loop.checkpoint.empty() ? "No checkpoint was saved before"
+                                : "The last checkpoint " + loop.checkpoint + " is intact");
+    return;
+  }
+  if (loop.saved_step != loop.run.state.step) save(loop);
+  if (ending == Ending::signal) log::info("stopped by a signal; go on with --resume auto");
+}
+
+Json number_or_null(bool there, double value) {
+  return there && std::isfinite(value) ? Json(value) : Json();
+}
+
+Json summarise(const Loop& loop, Ending ending) {
+  const TrainState& state = loop.run.state;
+  const bool trained = loop.reporter.tokens_per_s() > 0;
+  return {{"stopped_by", name_of(ending)},
+          {"step", state.step},
+          {"max_iters", loop.run.schedule.max_iters},
+          {"epochs", loop.run.epoch()},
+          {"tokens", state.tokens},
+          {"examples", state.examples},
+          {"loss", number_or_null(trained, loop.reporter.last_loss())},
+          {"val_loss", number_or_null(loop.val_loss.has_value(), loop.val_loss.value_or(0))},
+          {"best_val_loss", number_or_null(state.best_step >= 0, state.best_val_loss)},
+          {"best_step", state.best_step >= 0 ? Json(state.best_step) : Json()},
+          {"skipped", state.skipped},
+          {"tokens_per_s", loop.reporter.tokens_per_s()},
+          {"seconds", loop.reporter.seconds()},
+          {"out_dir", loop.run.out_dir},
+          {"checkpoint", loop.checkpoint}};
+}
+
+}  // namespace
+
+Loop::Loop(Run& r)
+    : run(r),
+      reporter(r),
+      prompts(sample_prompts(r)),
+      checkpoint(r.start.checkpoint),
+      saved_step(r.start.state ? r.state.step : -1) {}
+
+void save(Loop& loop) {
+  Run& run = loop.run;
+  run.metrics->sync();  // what the checkpoint counts must be as durable as the checkpoint
+  const bool is_best =
+      !run.evaluates() || run.state.best_step < 0 || run.state.best_step == run.state.step;
+  CheckpointParts parts;
+  parts.parameters = run.parameters.get();
+  parts.optimizer = run.optimizer.get();
+  parts.state = &run.state;
+  parts.tokenizer = run.tokenizer.get();
+  parts.chat_template = run.chat_template.get();
+  loop.checkpoint = save_checkpoint(run.out_dir, parts, is_best);
+  loop.saved_step = run.state.step;
+  apply_retention(run.out_dir, run.config().keep, run.config().keep_optimizer);
+  log::info("saved {}{}", loop.checkpoint, is_best ? " (best)" : "");
+}
+
+TrainingResult finish(Loop& loop, Ending ending) {
+  save_and_say(loop, ending);
+  return {exit_code(ending), name_of(ending), summarise(loop, ending)};
+}
+
+}  // namespace train_sft

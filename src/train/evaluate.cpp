@@ -1,0 +1,39 @@
+#include "train/evaluate.h"
+
+#include <cmath>
+#include <limits>
+
+#include "train_sft/base/signals.h"
+
+namespace train_sft {
+
+double validation_loss(Run& run) {
+  const RowTable& rows = *run.validation_rows;
+  const auto batch_size = static_cast<uint64_t>(run.batch.batch_size);
+  uint64_t end = rows.size();
+  if (run.config().eval_batches > 0)
+    end = std::min(end, static_cast<uint64_t>(run.config().eval_batches) * batch_size);
+  LossSums total;
+  for (uint64_t first = 0; first < end; first += batch_size) {
+    const LossSums sums =
+        run.engine->evaluate(make_batch(rows, first, std::min(batch_size, end - first)));
+    total.loss += sums.loss;
+    total.weight += sums.weight;
+  }
+  return total.weight > 0 ? total.loss / total.weight : std::numeric_limits<double>::quiet_NaN();
+}
+
+bool note_validation(TrainState& state, double loss, double min_delta) {
+  const bool better =
+      std::isfinite(loss) && (state.best_step < 0 || loss < state.best_val_loss - min_delta);
+  if (!better) {
+    ++state.evals_since_best;
+    return false;
+  }
+  state.best_val_loss = loss;
+  state.best_step = state.step;
+  state.evals_since_best = 0;
+  return true;
+}
+
+}  // namespace train_sft

@@ -1,0 +1,17 @@
+// Validation loss and what follows from it: best checkpoint, early stop.
+#pragma once
+
+#include <cstdint>
+
+#include "train/run_setup.h"
+
+namespace train_sft {
+
+// Σ weighted losses / Σ weights over the same rows each time, whatever the batch size. Rows from
+// the front: all of them, or as many as eval_batches micro-batches hold.
+double validation_loss(Run& run);
+
+// Keeps best and the early-stop counter in run.state. True when the loss is the best so far.
+bool note_validation(TrainState& state, double loss, double min_delta);
+
+}  // namespace train_sft

@@ -1,0 +1,37 @@
+#include "train/checkpoint_files.h"
+#include "train/run_setup.h"
+#include "train_sft/base/error.h"
+#include "train_sft/base/log.h"
+
+namespace train_sft {
+namespace {
+
+bool holds_a_run(const std::string& directory) {
+  if (!checkpoint_files::list_checkpoints(directory).empty()) return true;
+  const std::string metrics = join_path(directory, "metrics.jsonl");
+  return path_exists(metrics) && file_size(metrics) > 0;
+}
+
+}  // namespace
+
+// Before the directory is locked nothing in it is touched; before it is known to be ours to write
+// to, nothing but the lock.
+void open_out_dir(Run& run) {
+  run.out_dir = run.config().out_dir;
+  make_directories(run.out_dir);
+  run.lock = std::make_unique<DirectoryLock>(run.out_dir);
+  if (!run.start.may_reuse_out_dir && holds_a_run(run.out_dir))
+    throw UsageError(
+        "out_dir: {} holds another run; go on with it by --resume auto{}, or choose "
+        "another place with --out_dir",
+        run.out_dir, run.out_dir == "checkpoints" ? "" : " --out_dir " + run.out_dir);
+  remove_leftovers(run.out_dir);
+  const std::string& log_file = run.config().log_file;
+  log::set_file(log_file.empty() ? join_path(run.out_dir, "training.log") : log_file);
+}
+
+void write_run_config(const Run& run) {
+  write_file_atomically(join_path(run.out_dir, "config.json"), dump_json(to_json(run.settings)));
+}
+
+}  // namespace train_sft

@@ -1,0 +1,69 @@
+// What a run says before it starts: settings, data, model, shape of the run, learning rates.
+#include <sstream>
+
+#include "train/run_setup.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/progress.h"
+
+namespace train_sft {
+namespace {
+
+std::string count(uint64_t n) {
+  return human_count(static_cast<double>(n));
+}
+
+void log_lines(const std::string& prefix, const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) log::info("{}{}", prefix, line);
+}
+
+void log_data(const Run& run) {
+  log_lines("training data: ", describe(run.data.train.report));
+  if (run.validation_rows)
+    log_lines("validation data: ", describe(run.data.validation.report));
+  else
+    log::info("no validation data: best_model follows latest");
+  if (run.data.overlap > 0)
+    log::warning(
+        "{} validation examples also occur in the training data: the validation loss will "
+        "look better than it is",
+        run.data.overlap);
+}
+
+void log_model(const Run& run) {
+  const ModelConfig& model = run.parameters->config();
+  log::info(
+      "model: {}, {} parameters: {} layers, {} heads, width {}, feed-forward {}, vocabulary "
+      "{}, context {}",
+      model.family == Family::gpt2 ? "gpt2" : "llama",
+      count(static_cast<uint64_t>(run.parameters->layout().count())), model.n_layer, model.n_head,
+      model.n_embd, model.ffn(), model.vocab_size, model.block_size);
+  log::info("precision {}, {} threads, activations {}", run.state.precision, run.state.threads,
+            human_bytes(static_cast<double>(run.engine->arena_bytes())));
+}
+
+void log_length(const Run& run) {
+  const BatchShape& batch = run.batch;
+  log::info("a step: {} rows = batch_size {} × grad_accum {}, up to {} tokens",
+            batch.rows_per_step(), batch.batch_size, batch.grad_accum, batch.tokens_per_step());
+  log::info("an epoch: {} steps; the run: {} steps, {:.3f} epochs{}", run.shape.steps_per_epoch,
+            run.schedule.max_iters, run.shape.epochs(),
+            run.state.step > 0 ? fmt::format(", {} done", run.state.step) : "");
+  const Schedule& schedule = run.schedule;
+  log::info(
+      "learning rate ({}): warm-up {} steps, plateau {}; {:.3g} at step {}, {:.3g} at the end",
+      schedule.kind, schedule.warmup_iters, schedule.plateau_iters,
+      schedule.lr(schedule.first_step + schedule.warmup_iters),
+      schedule.first_step + schedule.warmup_iters + 1, schedule.lr(schedule.max_iters - 1));
+}
+
+}  // namespace
+
+void log_run(const Run& run) {
+  log_lines("  ", "settings in force, with their source:\n" + describe(run.settings));
+  log_data(run);
+  log_model(run);
+  log_length(run);
+}
+
+}  // namespace train_sft

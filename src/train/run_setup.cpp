@@ -1,0 +1,176 @@
+#include "train/run_setup.h"
+
+#include <ATen/Parallel.h>
+
+#include <thread>
+
+#include "train/step_lines.h"
+#include "train_sft/base/error.h"
+#include "train_sft/base/log.h"
+#include "train_sft/model/parameters.h"
+
+namespace train_sft {
+namespace {
+
+// Decided once: the state keeps them, and a resume uses the same, because the bits of a sum depend
+// on the number of threads.
+void choose_machine(Run& run) {
+  const TrainConfig& config = run.config();
+  const auto& saved = run.start.state;
+  run.state.precision = config.precision == "auto" ? "fp32" : config.precision;
+  run.state.threads =
+      config.threads > 0 ? config.threads : std::max(1u, std::thread::hardware_concurrency());
+  if (saved) {
+    if (config.precision != "auto" && config.precision != saved->precision)
+      throw UsageError(
+          "precision: {} now and {} when the checkpoint was made; leave it out, or "
+          "start from its weights with --fresh_schedule",
+          config.precision, saved->precision);
+    run.state.precision = saved->precision;
+    if (config.threads == 0)
+      run.state.threads = saved->threads;
+    else if (config.threads != saved->threads)
+      log::warning("threads: {} now and {} when the checkpoint was made; sums round differently",
+                   config.threads, saved->threads);
+  }
+  at::set_num_threads(static_cast<int>(run.state.threads));
+}
+
+void prepare_data(Run& run) {
+  run.data = load_data(run.config(), *run.tokenizer, *run.chat_template);
+  const bool is_text = run.data.train.is_text;
+  const Packing packing = resolve_packing(run.config(), is_text);
+  const auto rows_of = [&](Dataset& data, std::optional<RowTable>& rows) {
+    rows.emplace(data, packing, run.config().block_size);
+    add_rows(data.report, *rows);
+  };
+  rows_of(run.data.train, run.train_rows);
+  if (run.data.validation.size() > 0) rows_of(run.data.validation, run.validation_rows);
+  // Text shorter than a row: nothing to evaluate on.
+  if (run.validation_rows && run.validation_rows->size() == 0) run.validation_rows.reset();
+  std::string& tensorboard_dir = run.settings.config.tensorboard_dir;
+  if (tensorboard_dir.empty()) tensorboard_dir = is_text ? "runs" : "runs_instruct";
+}
+
+// Same rows in the same steps, or it is not the same run.
+void check_same_data(Run& run, int64_t recorded_rows_per_step) {
+  const auto& saved = *run.start.state;
+  const auto require = [&](const char* what, const auto& now, const auto& then) {
+    if (now == then) return;
+    if (!run.config().overwrite_data_check)
+      throw CheckpointError(
+          "{}: the {} changed since the checkpoint was made ({} now, {} then); "
+          "restore it, or go on all the same with --overwrite_data_check",
+          run.start.checkpoint, what, now, then);
+    log::warning(
+        "the {} changed since the checkpoint was made ({} now, {} then); going on as asked", what,
+        now, then);
+    run.state.data_step = 0;  // the place in another order means nothing
+  };
+  require("training data", run.state.data_fingerprint, saved.data_fingerprint);
+  require("tokenizer", run.state.tokenizer_fingerprint, saved.tokenizer_fingerprint);
+  require("number of rows a step (batch_size × grad_accum)", run.batch.rows_per_step(),
+          recorded_rows_per_step);
+}
+
+void prepare_batches(Run& run) {
+  run.batch = resolve_batch(run.config(), 1);
+  run.shape = resolve_run(run.config(), run.batch, run.train_rows->size());
+  run.order.emplace(run.train_rows->size(), static_cast<uint64_t>(run.config().seed), true,
+                    run.batch.rows_per_step());
+  run.state.data_fingerprint = run.data.train.fingerprint();
+  run.state.tokenizer_fingerprint = run.tokenizer->fingerprint();
+}
+
+void prepare_model(Run& run) {
+  ModelConfig& model = run.settings.config.model;
+  if (run.start.kind == StartKind::fresh) model.block_size = run.config().block_size;
+  validate(model);
+  const auto compute = run.state.precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute);
+
+  const TrainConfig& config = run.config();
+  AdamWOptions adamw;
+  adamw.beta1 = config.beta1;
+  adamw.beta2 = config.beta2;
+  adamw.eps = config.adam_eps;
+  adamw.weight_decay = config.weight_decay;
+  adamw.grad_clip = config.grad_clip;
+  run.optimizer = std::make_unique<AdamW>(*run.parameters, adamw);
+
+  EngineOptions engine;
+  engine.dropout = config.dropout;
+  engine.seed = static_cast<uint64_t>(config.seed);
+  engine.max_tokens = config.batch_size * config.block_size;
+  run.engine = std::make_unique<Engine>(*run.parameters, engine);
+}
+
+// Weights, moments and state of the start; the schedule that follows from them.
+void restore(Run& run) {
+  const std::string& checkpoint = run.start.checkpoint;
+  switch (run.start.kind) {
+    case StartKind::fresh:
+      initialise(*run.parameters, static_cast<uint64_t>(run.config().seed));
+      break;
+    case StartKind::weights:
+      load_weights(checkpoint, *run.parameters);
+      break;
+    case StartKind::resume:
+    case StartKind::extend: {
+      const TrainState now = run.state;
+      run.state = load_training(checkpoint, *run.parameters, *run.optimizer);
+      const int64_t recorded_rows = run.state.rows_per_step;
+      run.state.data_fingerprint = now.data_fingerprint;
+      run.state.tokenizer_fingerprint = now.tokenizer_fingerprint;
+      run.state.threads = now.threads;
+      check_same_data(run, recorded_rows);
+      break;
+    }
+  }
+  run.state.rows_per_step = run.batch.rows_per_step();
+  if (run.start.kind == StartKind::resume) {
+    run.schedule = schedule_from_json(run.state.schedule, checkpoint);
+    run.shape.max_iters = run.schedule.max_iters;
+  } else {
+    const bool extends = run.start.kind == StartKind::extend;
+    run.schedule = make_schedule(run.config(), run.shape, extends ? run.state.step : 0);
+  }
+  run.state.schedule = to_json(run.schedule);
+  run.state.settings = to_json(run.settings);
+}
+
+}  // namespace
+
+bool Run::evaluates() const {
+  return validation_rows.has_value() && config().eval_interval > 0;
+}
+
+double Run::epoch() const {
+  const auto rows = static_cast<double>(order->rows_before(static_cast<uint64_t>(state.data_step)));
+  return rows / static_cast<double>(train_rows->size());
+}
+
+std::unique_ptr<Run> set_up_run(const Settings& given) {
+  auto run = std::make_unique<Run>();
+  run->start = plan_start(given);
+  run->settings = run->start.settings;
+  require_data(run->settings);
+  open_out_dir(*run);
+  log::info("{}; out_dir {}", run->start.said, run->out_dir);
+  choose_machine(*run);
+  prepare_tokenizer(*run);
+  prepare_data(*run);
+  prepare_batches(*run);
+  prepare_model(*run);
+  restore(*run);
+  supersede_checkpoints_after(run->out_dir, run->state.step);
+  write_run_config(*run);
+  cut_step_lines(join_path(run->out_dir, "samples.jsonl"), run->state.step);
+  run->metrics = std::make_unique<MetricsWriter>(
+      run->out_dir, run->config().use_tensorboard ? run->config().tensorboard_dir : "",
+      run->state.step);
+  log_run(*run);
+  return run;
+}
+
+}  // namespace train_sft

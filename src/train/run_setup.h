@@ -1,0 +1,57 @@
+// Everything a training run holds, and the phases that make it, in order: start (start.h),
+// directory, machine, tokenizer, data, batches, model, schedule, files.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "train/start.h"
+#include "train_sft/base/file.h"
+#include "train_sft/config/run_shape.h"
+#include "train_sft/data/loader.h"
+#include "train_sft/model/engine.h"
+#include "train_sft/train/checkpoint.h"
+#include "train_sft/train/metrics.h"
+#include "train_sft/train/optimizer.h"
+#include "train_sft/train/schedule.h"
+
+namespace train_sft {
+
+struct Run {
+  StartPlan start;
+  Settings settings;  // in force
+  std::string out_dir;
+  std::unique_ptr<DirectoryLock> lock;
+
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;
+  DataSplit data;
+  std::optional<RowTable> train_rows, validation_rows;  // refer to data
+  std::optional<RowOrder> order;
+
+  BatchShape batch;
+  RunShape shape;
+  Schedule schedule;
+  std::unique_ptr<Parameters> parameters;
+  std::unique_ptr<AdamW> optimizer;  // refers to parameters
+  std::unique_ptr<Engine> engine;    // refers to parameters
+  std::unique_ptr<MetricsWriter> metrics;
+  TrainState state;
+
+  const TrainConfig& config() const { return settings.config; }
+  bool evaluates() const;  // has something to evaluate on, and an interval
+  double epoch() const;    // passes over the data so far
+};
+
+// Throws Error; what was said about it is in the log by then.
+std::unique_ptr<Run> set_up_run(const Settings& given);
+
+// -- the phases, each in a file of its own or beside set_up_run
+void open_out_dir(Run& run);            // run_directory.cpp
+void write_run_config(const Run& run);  // run_directory.cpp: config.json
+void prepare_tokenizer(Run& run);       // run_tokenizer.cpp
+void log_run(const Run& run);           // run_log.cpp
+
+}  // namespace train_sft

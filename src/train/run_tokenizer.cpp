@@ -1,0 +1,80 @@
+#include "train/run_setup.h"
+#include "train_sft/base/error.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/progress.h"
+
+namespace train_sft {
+namespace {
+
+constexpr int64_t kDefaultVocabSize = 8192;
+
+std::string stored_tokenizer_directory(const Run& run) {
+  return join_path(run.out_dir, "tokenizer");
+}
+
+// Trained once and kept with the run: a resume and the checkpoints use the same.
+std::unique_ptr<Tokenizer> train_and_store(const Run& run) {
+  const TrainConfig& config = run.config();
+  TokenizerTraining training;
+  training.type = config.tokenizer_type;
+  training.vocab_size = config.model.vocab_size > 0 ? config.model.vocab_size : kDefaultVocabSize;
+  const auto documents = load_documents(config);
+  log::info("training a {} tokenizer of at most {} tokens on {} documents", training.type,
+            training.vocab_size, documents.size());
+  const std::string directory = stored_tokenizer_directory(run);
+  make_directories(directory);
+  write_file_atomically(join_path(directory, "tokenizer.model"),
+                        train_tokenizer(documents, training));
+  return load_tokenizer(directory);
+}
+
+std::unique_ptr<Tokenizer> from_checkpoint(const Run& run) {
+  const std::string& checkpoint = run.start.checkpoint;
+  const std::string& named = run.config().tokenizer;
+  std::unique_ptr<Tokenizer> stored;
+  if (path_exists(join_path(checkpoint, "tokenizer.model"))) stored = load_tokenizer(checkpoint);
+  if (!stored && named.empty())
+    throw UsageError(
+        "tokenizer: {} holds no tokenizer.model; give the one its model was trained "
+        "with by --tokenizer",
+        checkpoint);
+  if (named.empty() || (stored && !path_exists(named))) return stored;
+  auto given = load_tokenizer(named);
+  if (stored && given->fingerprint() != stored->fingerprint())
+    throw CheckpointError(
+        "tokenizer: {} ({}, {} tokens) is not the tokenizer of {} ({}, {} tokens); "
+        "leave --tokenizer out to use the checkpoint's",
+        named, given->kind(), given->vocab_size(), checkpoint, stored->kind(),
+        stored->vocab_size());
+  return given;
+}
+
+// Rows of the embedding of a new model.
+void size_vocabulary(Run& run) {
+  int64_t& rows = run.settings.config.model.vocab_size;
+  const int64_t tokens = run.tokenizer->vocab_size();
+  const bool trained_here = run.config().tokenizer.empty();
+  if (trained_here || rows == 0) rows = tokens;  // vocab_size was the tokenizer's upper limit
+}
+
+}  // namespace
+
+void prepare_tokenizer(Run& run) {
+  const TrainConfig& config = run.config();
+  if (run.start.kind != StartKind::fresh) {
+    run.tokenizer = from_checkpoint(run);
+  } else {
+    run.tokenizer =
+        config.tokenizer.empty() ? train_and_store(run) : load_tokenizer(config.tokenizer);
+    size_vocabulary(run);
+  }
+  const int64_t rows = config.model.vocab_size;
+  if (run.tokenizer->vocab_size() > rows)
+    throw UsageError("tokenizer: its {} tokens do not fit the model's vocab_size {}",
+                     run.tokenizer->vocab_size(), rows);
+  run.chat_template = chat_template(config.chat_template);
+  log::info("tokenizer: {}, {} tokens, fingerprint {}", run.tokenizer->kind(),
+            run.tokenizer->vocab_size(), run.tokenizer->fingerprint());
+}
+
+}  // namespace train_sft

@@ -1,0 +1,99 @@
+#include "train/step.h"
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
+
+namespace train_sft {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+struct Accumulated {
+  LossSums sums;
+  int64_t tokens = 0, examples = 0;
+  double data_wait_ms = 0;
+  bool interrupted = false;
+};
+
+// Gradients and losses of all micro-batches as sums: one division at the end makes 1×8, 2×4 and 8×1
+// the same step, however unevenly tokens are learned.
+Accumulated accumulate(Run& run) {
+  Accumulated total;
+  const auto data_step = static_cast<uint64_t>(run.state.data_step);
+  run.parameters->zero_gradients();
+  for (int64_t micro = 0; micro < run.batch.grad_accum; ++micro) {
+    if (micro > 0 && signals::stop_requested()) {
+      total.interrupted = true;
+      break;
+    }
+    const auto begin = Clock::now();
+    const Batch batch =
+        make_batch(*run.train_rows, *run.order, data_step, micro, run.batch.batch_size);
+    total.data_wait_ms += ms_since(begin);
+    if (batch.size() == 0) break;  // an epoch's last step is short
+    const LossSums sums =
+        run.engine->forward_backward(batch, static_cast<uint64_t>(run.state.step));
+    total.sums.loss += sums.loss;
+    total.sums.weight += sums.weight;
+    total.tokens += batch.size();
+    total.examples += run.data.train.is_text ? batch.rows : batch.documents();
+  }
+  return total;
+}
+
+void count_bad_step(TrainState& state, const StepOutcome& outcome) {
+  ++state.bad_steps;
+  ++state.skipped;
+  log::warning("step {}: {} is not finite; no update ({} in a row, {} in all)", state.step + 1,
+               std::isfinite(outcome.loss) ? "the gradient" : "the loss", state.bad_steps,
+               state.skipped);
+}
+
+}  // namespace
+
+StepOutcome take_step(Run& run) {
+  const auto begin = Clock::now();
+  TrainState& state = run.state;
+  StepOutcome outcome;
+  const Accumulated total = accumulate(run);
+  outcome.interrupted = total.interrupted;
+  if (outcome.interrupted) return outcome;
+
+  outcome.lr = run.schedule.lr(state.step);
+  outcome.tokens = total.tokens;
+  if (total.sums.weight > 0) {
+    outcome.loss = total.sums.loss / total.sums.weight;
+    outcome.skipped = !std::isfinite(total.sums.loss);
+    if (!outcome.skipped) {
+      const AdamW::Result update = run.optimizer->step(outcome.lr, total.sums.weight);
+      outcome.grad_norm = update.grad_norm;
+      outcome.skipped = !update.applied;
+    }
+    if (outcome.skipped)
+      count_bad_step(state, outcome);
+    else
+      state.bad_steps = 0;
+  } else {
+    outcome.loss = std::numeric_limits<double>::quiet_NaN();
+    log::warning("step {}: none of its {} tokens is learned; no update", state.step + 1,
+                 total.tokens);
+  }
+  state.adam_t = run.optimizer->t;
+  state.tokens += total.tokens;
+  state.examples += total.examples;
+  ++state.step;
+  ++state.data_step;
+  outcome.data_wait_ms = total.data_wait_ms;
+  outcome.step_ms = ms_since(begin);
+  return outcome;
+}
+
+}  // namespace train_sft

@@ -1,0 +1,24 @@
+// One optimizer step.
+#pragma once
+
+#include <cstdint>
+
+#include "train/run_setup.h"
+
+namespace train_sft {
+
+struct StepOutcome {
+  bool interrupted = false;  // a stop was asked for between micro-batches: nothing was changed
+  bool skipped = false;      // non-finite loss or gradient: no update
+  double loss = 0;           // Σ weighted losses / Σ weights; NaN when nothing was learned
+  double grad_norm = 0;      // before clipping
+  double lr = 0;
+  int64_t tokens = 0;  // of this step
+  double step_ms = 0;
+  double data_wait_ms = 0;  // of step_ms, spent making batches
+};
+
+// Runs step run.state.step and advances run.state.
+StepOutcome take_step(Run& run);
+
+}  // namespace train_sft

@@ -1,0 +1,95 @@
+#include "train_sft/train/trainer.h"
+
+#include "train/ending.h"
+#include "train/evaluate.h"
+#include "train/run_setup.h"
+#include "train/samples.h"
+#include "train/step.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
+
+namespace train_sft {
+namespace {
+
+constexpr int64_t kDefaultSaveInterval = 1000;
+
+// The run's log file, closed whichever way training ends.
+struct LogFileScope {
+  ~LogFileScope() { log::set_file(""); }
+};
+
+bool is_due(int64_t step, int64_t interval) {
+  return interval > 0 && step % interval == 0;
+}
+
+struct Due {
+  bool log, evaluate, sample;
+};
+
+Due what_is_due(const Run& run) {
+  const TrainConfig& config = run.config();
+  const int64_t step = run.state.step;
+  const bool last = step >= run.schedule.max_iters;
+  Due due;
+  due.evaluate = run.evaluates() && (is_due(step, config.eval_interval) || last);
+  due.log = is_due(step, config.log_interval) || step == 1 || last || due.evaluate;
+  due.sample = is_due(step, config.sample_interval);
+  return due;
+}
+
+// Without a save_interval: with each evaluation, or every 1000 steps when there is none.
+bool save_is_due(const Run& run, bool evaluated) {
+  const int64_t interval = run.config().save_interval;
+  if (interval > 0) return is_due(run.state.step, interval);
+  return run.evaluates() ? evaluated : is_due(run.state.step, kDefaultSaveInterval);
+}
+
+// True when the validation loss is the best so far.
+bool evaluate(Loop& loop) {
+  loop.val_loss = validation_loss(loop.run);
+  return note_validation(loop.run.state, *loop.val_loss, loop.run.config().min_delta);
+}
+
+bool out_of_patience(const Run& run) {
+  const int64_t patience = run.config().early_stop_patience;
+  if (patience == 0 || run.state.evals_since_best < patience) return false;
+  log::info("stopping early: no better validation loss in {} evaluations; best {:.4f} at step {}",
+            patience, run.state.best_val_loss, run.state.best_step);
+  return true;
+}
+
+Ending run_loop(Loop& loop) {
+  Run& run = loop.run;
+  if (out_of_patience(run)) return Ending::early_stop;  // a run resumed after it had stopped
+  while (run.state.step < run.schedule.max_iters) {
+    if (signals::stop_requested()) return Ending::signal;
+    const StepOutcome outcome = take_step(run);  // data → forward, backward → clip, update
+    if (outcome.interrupted) return Ending::signal;
+    loop.reporter.step_done(outcome);
+
+    const Due due = what_is_due(run);
+    const bool improved = due.evaluate && evaluate(loop);
+    if (due.log || outcome.skipped)
+      loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt);
+    if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
+    if (due.sample) write_samples(run, loop.prompts);
+
+    const bool asked = signals::take_save_request();
+    if (asked || improved || save_is_due(run, due.evaluate)) save(loop);
+    if (due.evaluate && out_of_patience(run)) return Ending::early_stop;
+  }
+  return Ending::max_iters;
+}
+
+}  // namespace
+
+TrainingResult train(const Settings& settings) {
+  const LogFileScope log_file;
+  const std::unique_ptr<Run> run = set_up_run(settings);
+  Loop loop(*run);
+  if (run->state.step >= run->schedule.max_iters)
+    log::info("all {} steps are done; to go on: --resume auto --extend_steps N", run->state.step);
+  return finish(loop, run_loop(loop));
+}
+
+}  // namespace train_sft
