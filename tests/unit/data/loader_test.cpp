@@ -202,6 +202,15 @@ TEST(PackingTest, BestFitIsWithinOneRowOfTheBoundOnInstructionData) {
   EXPECT_GT(rows.fill(), 0.999);
 }
 
+TEST(PackingTest, ShortExamplesBeingRareWastesLittle) {
+  const CounterRng rng(6, 1);
+  std::vector<uint64_t> lengths;
+  for (uint64_t i = 0; i < 50000; ++i) lengths.push_back(28 + rng.bits(i) % 283);
+  const uint64_t tokens = std::accumulate(lengths.begin(), lengths.end(), uint64_t{0});
+  const Dataset dataset = examples_of(lengths);
+  EXPECT_LE(RowTable(dataset, Packing::best_fit, 1024).size(), (tokens + 1023) / 1024 + 2);
+}
+
 TEST(PackingTest, NoRowIsFullerThanTheBlockAndNoExampleIsSplit) {
   const Dataset dataset = examples_of(instruction_lengths(2000, 40, 100));
   for (const Packing packing : {Packing::best_fit, Packing::sequential}) {
