@@ -11,7 +11,9 @@ namespace train_sft::option_access {
 namespace {
 
 std::string shown(const Json& value) {
-  return value.is_string() ? value.get<std::string>() : dump_json(value, -1).substr(0, 80);
+  return value.is_string()
+             ? value.get<std::string>()
+             : value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 80);
 }
 
 std::string range_text(const Option& option) {
