@@ -83,7 +83,7 @@ void print(const Json& result, const ExactMatch& match) {
   }
   fmt::print(", {:.2f} % of {} tokens predicted\n", 100 * result["token_accuracy"].get<double>(),
              result["scored_tokens"].get<int64_t>());
-  if (match.all.asked == 0) return;
+  if (!result.contains("exact_match")) return;
   for (const auto& answer : match.shown) {
     fmt::print("\n{}\n  expected: {}\n  got:      {}\n", answer.prompt, answer.expected,
                answer.got);
