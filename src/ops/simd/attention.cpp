@@ -150,30 +150,28 @@ void forward(T* out, float* lse, const T* qkv, const simd::AttentionSize& size) 
   const int64_t D = size.D, group = size.H / size.Hkv;
   const int64_t W = (size.H + 2 * size.Hkv) * D, O = size.H * D;
   const int threads = threads_for(static_cast<int64_t>(attention_elements(size)));
-#pragma omp parallel num_threads(threads)
-  {
+  on_team(threads, [&](int64_t me, int64_t team) {
     int64_t unpacked_document = -1, unpacked_head = -1;
     KeysAndValues kv{};
-    for_my_units(size, size.H, omp_get_thread_num(), omp_get_num_threads(),
-                 [&](int64_t document, int64_t h) {
-                   const int64_t begin = size.cu_seqlens[document], head = h / group;
-                   const int64_t length = size.cu_seqlens[document + 1] - begin;
-                   if (length == 0) return;
-                   if (document != unpacked_document || head != unpacked_head) {
-                     const T* k = qkv + begin * W + (size.H + head) * D;
-                     kv.unpack(head_memory.floats(KeysAndValues::floats(length, D)), k,
-                               k + size.Hkv * D, W, length, D);
-                     unpacked_document = document;
-                     unpacked_head = head;
-                   }
-                   const int64_t blocks = (length + kBlockRows - 1) / kBlockRows;
-                   for (int64_t b = 0; b < blocks; ++b) {
-                     const int64_t i0 = share(length, b, blocks), i1 = share(length, b + 1, blocks);
-                     forward_block(out + begin * O + h * D, O, lse + h * size.N + begin,
-                                   qkv + begin * W + h * D, W, kv, i0, i1 - i0, D);
-                   }
-                 });
-  }
+    for_my_units(size, size.H, me, team, [&](int64_t document, int64_t h) {
+      const int64_t begin = size.cu_seqlens[document], head = h / group;
+      const int64_t length = size.cu_seqlens[document + 1] - begin;
+      if (length == 0) return;
+      if (document != unpacked_document || head != unpacked_head) {
+        const T* k = qkv + begin * W + (size.H + head) * D;
+        kv.unpack(head_memory.floats(KeysAndValues::floats(length, D)), k, k + size.Hkv * D, W,
+                  length, D);
+        unpacked_document = document;
+        unpacked_head = head;
+      }
+      const int64_t blocks = (length + kBlockRows - 1) / kBlockRows;
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t i0 = share(length, b, blocks), i1 = share(length, b + 1, blocks);
+        forward_block(out + begin * O + h * D, O, lse + h * size.N + begin, qkv + begin * W + h * D,
+                      W, kv, i0, i1 - i0, D);
+      }
+    });
+  });
 }
 
 // The backward of one document and key head, in floats; see attention.cpp of the reference for the
@@ -286,23 +284,22 @@ void backward(T* grad_qkv, const T* grad_out, const T* out, const float* lse, co
   const int64_t D = size.D, group = size.H / size.Hkv;
   const int64_t W = (size.H + 2 * size.Hkv) * D, O = size.H * D;
   const int threads = threads_for(static_cast<int64_t>(attention_elements(size)));
-#pragma omp parallel num_threads(threads)
-  for_my_units(size, size.Hkv, omp_get_thread_num(), omp_get_num_threads(),
-               [&](int64_t document, int64_t g) {
-                 const int64_t begin = size.cu_seqlens[document];
-                 const int64_t length = size.cu_seqlens[document + 1] - begin;
-                 if (length == 0) return;
-                 BackwardHead<T> work(length, D);
-                 const int64_t k = begin * W + (size.H + g) * D, v = k + size.Hkv * D;
-                 work.begin(qkv + k, qkv + v, W);
-                 for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-                   work.head(grad_qkv + begin * W + h * D, grad_out + begin * O + h * D,
-                             out + begin * O + h * D, lse + h * size.N + begin,
-                             qkv + begin * W + h * D, W, O);
-                 }
-                 work.store_rows(grad_qkv + k, W, work.grad_keys, length, 1.0f);
-                 work.store_rows(grad_qkv + v, W, work.grad_values, length, 1.0f);
-               });
+  on_team(threads, [&](int64_t me, int64_t team) {
+    for_my_units(size, size.Hkv, me, team, [&](int64_t document, int64_t g) {
+      const int64_t begin = size.cu_seqlens[document];
+      const int64_t length = size.cu_seqlens[document + 1] - begin;
+      if (length == 0) return;
+      BackwardHead<T> work(length, D);
+      const int64_t k = begin * W + (size.H + g) * D, v = k + size.Hkv * D;
+      work.begin(qkv + k, qkv + v, W);
+      for (int64_t h = g * group; h < (g + 1) * group; ++h) {
+        work.head(grad_qkv + begin * W + h * D, grad_out + begin * O + h * D,
+                  out + begin * O + h * D, lse + h * size.N + begin, qkv + begin * W + h * D, W, O);
+      }
+      work.store_rows(grad_qkv + k, W, work.grad_keys, length, 1.0f);
+      work.store_rows(grad_qkv + v, W, work.grad_values, length, 1.0f);
+    });
+  });
 }
 
 // One query against the first `keys` cached rows of its key head.

@@ -147,9 +147,7 @@ void gemm_packed(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, Ge
       packed_b_memory.get(b_panels_at_most * kTileColumns * deepest * sizeof(Lane)));
   const int threads = threads_for(M * N * K / 8);
 
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+  on_team(threads, [&](int64_t me, int64_t team) {
     for (int64_t n0 = 0; n0 < N; n0 += kColumns) {
       const int64_t columns = N - n0 < kColumns ? N - n0 : kColumns;
       const int64_t panels = (columns + kTileColumns - 1) / kTileColumns;
@@ -159,15 +157,13 @@ void gemm_packed(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, Ge
         const int64_t elements = K - k0 < kElements ? K - k0 : kElements;
         const int64_t depth = (elements + kPerLane - 1) / kPerLane;
         const bool first = k0 == 0, last = k0 + kElements >= K;
-        if (n0 > 0 || k0 > 0) {
-#pragma omp barrier
-        }
+        if (team > 1 && (n0 > 0 || k0 > 0)) team_barrier();
         for (int64_t q = share(panels, me, team); q < share(panels, me + 1, team); ++q) {
           const int64_t column = q * kTileColumns;
           const int64_t width = columns - column < kTileColumns ? columns - column : kTileColumns;
           pack_right(packed_b + column * depth, kTileColumns, b, k0, elements, n0 + column, width);
         }
-#pragma omp barrier
+        if (team > 1) team_barrier();
         auto pack_a = [&](Lane* to, int64_t row, int64_t rows) {
           pack_left(to, kPanelStride, a, row, rows, k0, elements);
         };
@@ -191,7 +187,7 @@ void gemm_packed(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, Ge
         }
       }
     }
-  }
+  });
 }
 
 template <typename T, typename Out>

@@ -1,12 +1,12 @@
 // Fixed shares of work for threads, and the working memory they keep.
 #pragma once
 
-#include <omp.h>
-
 #include <cstdint>
 #include <cstdlib>
+#include <type_traits>
 
 #include "ops/simd/vec.h"
+#include "ops/threads.h"
 
 namespace train_sft::ops::TRAIN_SFT_ISA {
 namespace {
@@ -40,24 +40,27 @@ TRAIN_SFT_INLINE int64_t share(int64_t total, int64_t index, int64_t parts) {
 // threads costs more than they save.
 TRAIN_SFT_INLINE int threads_for(int64_t elements) {
   constexpr int64_t kWorthwhile = 1 << 14;
-  return elements < kWorthwhile || omp_in_parallel() ? 1 : omp_get_max_threads();
+  return elements < kWorthwhile ? 1 : available_threads();
+}
+
+// f(thread, threads) on each of a team.
+template <typename F>
+TRAIN_SFT_INLINE void on_team(int threads, F&& f) {
+  auto call = [](void* context, int thread, int team) {
+    (*static_cast<std::remove_reference_t<F>*>(context))(int64_t{thread}, int64_t{team});
+  };
+  run_on_threads(threads, call, &f);
 }
 
 // f(begin, end, thread) on each thread's share of [0, count), in multiples of `grain`.
 template <typename F>
 TRAIN_SFT_INLINE void parallel_shares(int64_t count, int64_t grain, int threads, F&& f) {
   const int64_t grains = (count + grain - 1) / grain;
-  if (threads == 1) {
-    f(int64_t{0}, count, int64_t{0});
-    return;
-  }
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+  on_team(threads, [&](int64_t me, int64_t team) {
     const int64_t begin = share(grains, me, team) * grain;
     const int64_t end = share(grains, me + 1, team) * grain;
     f(begin, end < count ? end : count, me);
-  }
+  });
 }
 
 }  // namespace
