@@ -64,7 +64,7 @@ std::vector<Option> data_options() {
                                    "plain text, else by hash"),
              {"auto", "hash", "tail"}),
       one_of(row<&T::data_format>("data_format", {}, "Format of the files; auto: detected"),
-             {"auto", "text", "bin", "alpaca", "prompt_completion", "messages", "sharegpt"}),
+             {"auto", "text", "alpaca", "prompt_completion", "messages", "sharegpt"}),
       one_of(row<&T::train_on>("train_on", {},
                                "Which turns of a conversation are learned: the assistant's, its "
                                "last, or every token"),

@@ -92,7 +92,7 @@ class Checks:
 
     def same_ids(self, kind):
         folder = self.train(kind, "chatml")
-        texts = self.documents + self.fuzz(4000, seed=TYPES.index(kind))
+        texts = self.documents + self.fuzz(2500, seed=TYPES.index(kind))
         ours = self.ours(folder, texts)
         fast = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
         fast.encode_special_tokens = True
@@ -112,7 +112,7 @@ class Checks:
             if "\u2581" not in text and not special and len(text) < 2000:
                 alone += 1
                 assert ids == piece.encode(text), (kind, number, text, ids, piece.encode(text))
-        assert alone > 500, alone
+        assert alone > 300, alone
         return f"{kind}: {len(texts)} texts as tokenizers, {alone} of them as sentencepiece"
 
     def same_ids_beside_a_model(self, model_type):

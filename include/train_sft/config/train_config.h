@@ -20,7 +20,7 @@ struct TrainConfig {
   std::string val_split_by =
       "auto";  // hash (of the content), tail; auto: tail for plain text, else hash
   std::string data_format =
-      "auto";  // auto, text, bin, alpaca, prompt_completion, messages, sharegpt
+      "auto";  // auto, text, alpaca, prompt_completion, messages, sharegpt
   std::string train_on = "assistant";  // assistant, last, all
   std::vector<std::string> data_vars;  // name=value: fills {{name}}
   std::string tokenizer;  // a .model file or a directory that holds one; see tokenizer_type

@@ -2,9 +2,12 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <set>
 
+#include "data/split.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/rng.h"
 #include "unit/data/data_fixture.h"
 
 namespace train_sft {
@@ -31,6 +34,23 @@ TEST_F(DatasetTest, ValidationIsTheFractionRoundedUp) {
   EXPECT_EQ(split.validation.size(), 11U);
   EXPECT_EQ(split.train.size(), 192U);
   EXPECT_EQ(split.overlap, 0U);
+}
+
+TEST(SplitTest, FiveOfAHundredOfAlpacaIsTwoThousandSixHundredAndOne) {
+  std::vector<uint64_t> hashes;
+  for (uint64_t i = 0; i < 52002; ++i) hashes.push_back(mix64(i));
+  const std::vector<bool> validation = split_by_hash(hashes, 0.05);
+  EXPECT_EQ(std::count(validation.begin(), validation.end(), true), 2601);
+  EXPECT_EQ(validation_count(20, 0.05), 1U);
+  EXPECT_EQ(validation_count(60, 0.05), 3U);
+}
+
+TEST_F(DatasetTest, TokensDoNotDependOnThreads) {
+  config.data = {write("a.json", alpaca_records(500))};
+  config.threads = 1;
+  const std::string one = load().train.fingerprint();
+  config.threads = 5;
+  EXPECT_EQ(load().train.fingerprint(), one);
 }
 
 TEST_F(DatasetTest, ValidationDoesNotDependOnOrderSeedOrFileCount) {
