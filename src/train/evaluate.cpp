@@ -7,7 +7,7 @@
 
 namespace train_sft {
 
-double validation_loss(Run& run) {
+std::optional<double> validation_loss(Run& run) {
   const RowTable& rows = *run.validation_rows;
   const auto batch_size = static_cast<uint64_t>(run.batch.batch_size);
   uint64_t end = rows.size();
@@ -15,6 +15,7 @@ double validation_loss(Run& run) {
     end = std::min(end, static_cast<uint64_t>(run.config().eval_batches) * batch_size);
   LossSums total;
   for (uint64_t first = 0; first < end; first += batch_size) {
+    if (signals::stop_requested()) return std::nullopt;
     const LossSums sums =
         run.engine->evaluate(make_batch(rows, first, std::min(batch_size, end - first)));
     total.loss += sums.loss;

@@ -1,15 +1,16 @@
 // Validation loss and what follows from it: best checkpoint, early stop.
 #pragma once
 
-#include <cstdint>
+#include <optional>
 
 #include "train/run_setup.h"
 
 namespace train_sft {
 
 // Σ weighted losses / Σ weights over the same rows each time, whatever the batch size. Rows from
-// the front: all of them, or as many as eval_batches micro-batches hold.
-double validation_loss(Run& run);
+// the front: all of them, or as many as eval_batches micro-batches hold. Nothing when a stop was
+// asked for meanwhile: an evaluation may take longer than a person or a scheduler waits.
+std::optional<double> validation_loss(Run& run);
 
 // Keeps best and the early-stop counter in run.state. True when the loss is the best so far.
 bool note_validation(TrainState& state, double loss, double min_delta);

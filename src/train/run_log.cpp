@@ -59,8 +59,11 @@ void log_length(const Run& run) {
 
 }  // namespace
 
-void log_run(const Run& run) {
+void log_settings(const Run& run) {
   log_lines("  ", "settings in force, with their source:\n" + describe(run.settings));
+}
+
+void log_run(const Run& run) {
   log_data(run);
   log_model(run);
   log_length(run);

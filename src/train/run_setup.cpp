@@ -157,6 +157,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
   require_data(run->settings);
   open_out_dir(*run);
   log::info("{}; out_dir {}", run->start.said, run->out_dir);
+  log_settings(*run);
   choose_machine(*run);
   prepare_tokenizer(*run);
   prepare_data(*run);
@@ -165,10 +166,11 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
   restore(*run);
   supersede_checkpoints_after(run->out_dir, run->state.step);
   write_run_config(*run);
-  cut_step_lines(join_path(run->out_dir, "samples.jsonl"), run->state.step);
+  // A step that a stop left unreported reports once more.
+  const int64_t reported = run->state.step - (run->state.unreported.is_null() ? 0 : 1);
+  cut_step_lines(join_path(run->out_dir, "samples.jsonl"), reported);
   run->metrics = std::make_unique<MetricsWriter>(
-      run->out_dir, run->config().use_tensorboard ? run->config().tensorboard_dir : "",
-      run->state.step);
+      run->out_dir, run->config().use_tensorboard ? run->config().tensorboard_dir : "", reported);
   log_run(*run);
   return run;
 }

@@ -52,6 +52,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given);
 void open_out_dir(Run& run);            // run_directory.cpp
 void write_run_config(const Run& run);  // run_directory.cpp: config.json
 void prepare_tokenizer(Run& run);       // run_tokenizer.cpp
-void log_run(const Run& run);           // run_log.cpp
+void log_settings(const Run& run);      // run_log.cpp: before anything is loaded
+void log_run(const Run& run);           // run_log.cpp: before the first step
 
 }  // namespace train_sft

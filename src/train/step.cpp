@@ -59,6 +59,32 @@ void count_bad_step(TrainState& state, const StepOutcome& outcome) {
 
 }  // namespace
 
+Json to_json(const StepOutcome& outcome) {
+  return {{"skipped", outcome.skipped},
+          {"loss", std::isfinite(outcome.loss) ? Json(outcome.loss) : Json()},
+          {"grad_norm", std::isfinite(outcome.grad_norm) ? Json(outcome.grad_norm) : Json()},
+          {"lr", outcome.lr},
+          {"tokens", outcome.tokens},
+          {"step_ms", outcome.step_ms},
+          {"data_wait_ms", outcome.data_wait_ms}};
+}
+
+StepOutcome step_outcome_from_json(const Json& json) {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  const auto number = [&](const char* name) {
+    return json.at(name).is_null() ? kNaN : json.at(name).get<double>();
+  };
+  StepOutcome outcome;
+  outcome.skipped = json.at("skipped").get<bool>();
+  outcome.loss = number("loss");
+  outcome.grad_norm = number("grad_norm");
+  outcome.lr = number("lr");
+  outcome.tokens = json.at("tokens").get<int64_t>();
+  outcome.step_ms = number("step_ms");
+  outcome.data_wait_ms = number("data_wait_ms");
+  return outcome;
+}
+
 StepOutcome take_step(Run& run) {
   const auto begin = Clock::now();
   TrainState& state = run.state;

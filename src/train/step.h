@@ -18,6 +18,10 @@ struct StepOutcome {
   double data_wait_ms = 0;  // of step_ms, spent making batches
 };
 
+// For TrainState::unreported.
+Json to_json(const StepOutcome& outcome);
+StepOutcome step_outcome_from_json(const Json& json);
+
 // Runs step run.state.step and advances run.state.
 StepOutcome take_step(Run& run);
 

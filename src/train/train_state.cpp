@@ -14,6 +14,7 @@ Json to_json(const TrainState& state) {
           {"best_val_loss", state.best_step >= 0 ? Json(state.best_val_loss) : Json()},
           {"best_step", state.best_step},
           {"evals_since_best", state.evals_since_best},
+          {"unreported", state.unreported},
           {"schedule", state.schedule},
           {"rows_per_step", state.rows_per_step},
           {"precision", state.precision},
@@ -36,6 +37,7 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
     state.best_step = json_int(json, "best_step", where);
     if (state.best_step >= 0) state.best_val_loss = json_number(json, "best_val_loss", where);
     state.evals_since_best = json_int(json, "evals_since_best", where);
+    state.unreported = json.value("unreported", Json());
     state.schedule = json.value("schedule", Json());
     state.settings = json.value("settings", Json());
     state.rows_per_step = json_int(json, "rows_per_step", where);

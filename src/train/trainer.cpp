@@ -1,5 +1,7 @@
 #include "train_sft/train/trainer.h"
 
+#include <utility>
+
 #include "train/ending.h"
 #include "train/evaluate.h"
 #include "train/run_setup.h"
@@ -44,12 +46,6 @@ bool save_is_due(const Run& run, bool evaluated) {
   return run.evaluates() ? evaluated : is_due(run.state.step, kDefaultSaveInterval);
 }
 
-// True when the validation loss is the best so far.
-bool evaluate(Loop& loop) {
-  loop.val_loss = validation_loss(loop.run);
-  return note_validation(loop.run.state, *loop.val_loss, loop.run.config().min_delta);
-}
-
 bool out_of_patience(const Run& run) {
   const int64_t patience = run.config().early_stop_patience;
   if (patience == 0 || run.state.evals_since_best < patience) return false;
@@ -58,25 +54,44 @@ bool out_of_patience(const Run& run) {
   return true;
 }
 
+// What follows a step: evaluate, report, sample, save. An ending, when the run ends here.
+std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
+  Run& run = loop.run;
+  const Due due = what_is_due(run);
+  bool improved = false;
+  if (due.evaluate) {
+    const std::optional<double> val_loss = validation_loss(run);
+    if (!val_loss) {  // stopped within: a resume begins with this evaluation
+      run.state.unreported = to_json(outcome);
+      return Ending::signal;
+    }
+    loop.val_loss = val_loss;
+    improved = note_validation(run.state, *val_loss, run.config().min_delta);
+  }
+  if (due.log || outcome.skipped)
+    loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt);
+  if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
+  if (due.sample) write_samples(run, loop.prompts);
+
+  const bool asked = signals::take_save_request();
+  if (asked || improved || save_is_due(run, due.evaluate)) save(loop);
+  if (due.evaluate && out_of_patience(run)) return Ending::early_stop;
+  return std::nullopt;
+}
+
 Ending run_loop(Loop& loop) {
   Run& run = loop.run;
   if (out_of_patience(run)) return Ending::early_stop;  // a run resumed after it had stopped
+  if (!run.state.unreported.is_null()) {
+    const StepOutcome outcome = step_outcome_from_json(std::exchange(run.state.unreported, Json()));
+    if (const auto ending = after_step(loop, outcome)) return *ending;
+  }
   while (run.state.step < run.schedule.max_iters) {
     if (signals::stop_requested()) return Ending::signal;
     const StepOutcome outcome = take_step(run);  // data → forward, backward → clip, update
     if (outcome.interrupted) return Ending::signal;
     loop.reporter.step_done(outcome);
-
-    const Due due = what_is_due(run);
-    const bool improved = due.evaluate && evaluate(loop);
-    if (due.log || outcome.skipped)
-      loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt);
-    if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
-    if (due.sample) write_samples(run, loop.prompts);
-
-    const bool asked = signals::take_save_request();
-    if (asked || improved || save_is_due(run, due.evaluate)) save(loop);
-    if (due.evaluate && out_of_patience(run)) return Ending::early_stop;
+    if (const auto ending = after_step(loop, outcome)) return *ending;
   }
   return Ending::max_iters;
 }

@@ -30,8 +30,9 @@ struct TrainState {
   double best_val_loss = 0;  // meaningful when best_step >= 0
   int64_t best_step = -1;
   int64_t evals_since_best = 0;
-  Json schedule;  // as made, so that a resume continues this one
-  Json settings;  // the run's settings in force
+  Json unreported;  // of a stop during an evaluation: what the step still has to report
+  Json schedule;    // as made, so that a resume continues this one
+  Json settings;    // the run's settings in force
   std::string data_fingerprint, tokenizer_fingerprint;
   int64_t rows_per_step = 0;
   std::string precision;  // choices decided once and kept
