@@ -200,8 +200,7 @@ std::vector<Option> options_of(const Command& command) {
   std::vector<Option> options = command.own_options;
   for (Option& option : options) option.group = "Options of " + command.name;
   if (command.reads_files) {
-    Option config = own_option("config", "string", nullptr,
-                               "A preset's name in configs/, or a JSON file of options");
+    Option config = own_option("config", "string", nullptr, kConfigHelp);
     config.group = "Options of " + command.name;
     options.push_back(std::move(config));
   }

@@ -34,7 +34,7 @@ std::string wrapped(const std::string& text, size_t indent) {
 
 std::string value_text(const Option& option) {
   if (option.type == "bool") return "";
-  if (option.type == "list") return " A…";
+  if (option.type == "list") return " A...";
   if (option.type == "int") return " N";
   if (option.type == "float") return " X";
   return " A";

@@ -167,6 +167,7 @@ int Settings::level(std::string_view name) const {
 }
 
 std::string describe(const Settings& settings) {
+  const TrainConfig defaults;
   std::string text, group;
   for (const Option& option : option_table()) {
     if (option.group != group) {
@@ -175,9 +176,10 @@ std::string describe(const Settings& settings) {
     }
     const auto from = settings.source.find(option.name);
     const Json value = option.get(settings.config);
-    const bool derived = value.is_null() || (value.is_string() && value.get<std::string>().empty());
+    // A default is shown in words ("learning_rate / 10", "the cores this process may use").
+    const bool as_built = from == settings.source.end() && value == option.get(defaults);
     text += fmt::format("  {:<26} {:<24} {}\n", option.name,
-                        derived ? option.default_text : value.dump(),
+                        as_built ? option.default_text : value.dump(),
                         from == settings.source.end() ? "built-in" : from->second);
   }
   return text;
@@ -192,7 +194,8 @@ Json to_json(const Settings& settings) {
 }
 
 std::string options_markdown() {
-  std::string text, group;
+  std::string text = fmt::format("\n`config`: {}.\n", kConfigHelp);
+  std::string group;
   for (const Option& option : option_table()) {
     if (option.group != group) {
       group = option.group;

@@ -43,6 +43,9 @@ Json parse_option_text(const Option& option, const std::string& text);
 // The value, converted and checked against the option's type, range and choices.
 Json checked_value(const Option& option, const Json& value);
 
+// --config stands beside the table: it is where settings come from, not one of them.
+inline constexpr const char* kConfigHelp = "A preset's name in configs/, or a JSON file of options";
+
 // A setting's source: "built-in", "train_sft.json", "configs/tiny.json", "command line".
 struct Settings {
   TrainConfig config;

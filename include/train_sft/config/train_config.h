@@ -19,8 +19,7 @@ struct TrainConfig {
   double val_split = 0.05;            // 0: no validation
   std::string val_split_by =
       "auto";  // hash (of the content), tail; auto: tail for plain text, else hash
-  std::string data_format =
-      "auto";  // auto, text, alpaca, prompt_completion, messages, sharegpt
+  std::string data_format = "auto";    // auto, text, alpaca, prompt_completion, messages, sharegpt
   std::string train_on = "assistant";  // assistant, last, all
   std::vector<std::string> data_vars;  // name=value: fills {{name}}
   std::string tokenizer;  // a .model file or a directory that holds one; see tokenizer_type
@@ -86,7 +85,6 @@ struct TrainConfig {
   std::string device = "auto";     // auto, cpu
   std::string precision = "auto";  // auto, fp32, bf16
   int64_t threads = 0;             // 0: the cores this process may use
-  bool deterministic = true;
 };
 
 }  // namespace train_sft

@@ -257,6 +257,19 @@ TEST(OptionTableTest, MarkdownHoldsEveryOption) {
   }
 }
 
+TEST(OptionTableTest, ReadmeHoldsTheTable) {
+  const std::string readme = std::string(TRAIN_SFT_SOURCE_DIR) + "/README.md";
+  const std::string begin = "<!-- options:", end = "<!-- /options -->";
+  if (!path_exists(readme)) GTEST_SKIP() << "no README.md";
+  const std::string text = read_file(readme);
+  const size_t first = text.find('\n', text.find(begin));
+  const size_t last = text.find(end);
+  ASSERT_NE(text.find(begin), text.npos) << "README.md has lost its mark " << begin;
+  ASSERT_NE(last, text.npos) << "README.md has lost its mark " << end;
+  EXPECT_TRUE(text.substr(first + 1, last - first - 1) == options_markdown())
+      << "put the output of `train_sft options --markdown` between the marks in README.md";
+}
+
 class ConfigFilesTest : public ::testing::Test {
  protected:
   void SetUp() override {
