@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "train_sft/base/error.h"
+#include "train_sft/ops/zero.h"
 
 namespace train_sft {
 namespace {
@@ -186,7 +187,7 @@ at::Tensor Parameters::gradient_span(const std::string& first, const std::string
 
 void Parameters::zero_gradients() {
   TRAIN_SFT_CHECK(gradients_.defined(), "these parameters were made without gradients");
-  gradients_.zero_();
+  ops::zero(gradients_);
 }
 
 void Parameters::refresh_compute() {

@@ -5,6 +5,7 @@
 #include "ops/simd/fill.h"
 #include "ops/simd/pack.h"
 #include "ops/simd/parallel.h"
+#include "ops/simd/skinny.h"
 #include "ops/simd/table.h"
 #include "ops/simd/tile.h"
 
@@ -15,8 +16,9 @@ using simd::GemmOperand;
 using simd::GemmShape;
 
 constexpr int64_t kPanelStride = kTileRows <= 8 ? 8 : 16;  // of packed rows
-constexpr int64_t kDepth = 384;       // lanes of k in a block: one panel of B fills L1
-constexpr int64_t kColumns = 3072;    // columns in a block: B's block stays in L3
+constexpr int64_t kDepth = 384;     // lanes of k in a block: one panel of B fills L1
+constexpr int64_t kColumns = 3072;  // columns in a block: B's block stays in L3
+constexpr int64_t kDirectColumns = 1024;
 constexpr int64_t kBlockPanels = 12;  // panels of A in a block, which stays in L2
 
 thread_local KeptMemory packed_a_memory, packed_b_memory, partial_memory, bias_memory;
@@ -50,19 +52,32 @@ struct Sink {
   }
 };
 
-template <typename Lane, int MR, int NV, typename Out>
-__attribute__((noinline)) void tile_product(const Lane* a, const Lane* b, int64_t depth,
+// Where the rows of the left side are read from: packed panels, or the matrix itself.
+enum class Left { packed, rows, columns };
+
+template <typename Lane>
+struct LeftPanel {
+  const Lane* data;
+  int64_t stride;
+};
+
+template <typename Lane, Left kLeft, int MR, int NV, typename Out>
+__attribute__((noinline)) void tile_product(LeftPanel<Lane> a, const Lane* b, int64_t depth,
                                             const Sink<Out>& sink, int64_t row, int64_t column,
                                             int64_t columns) {
   Tile<MR, NV> tile;
   tile.clear();
 #ifdef __AVX512BF16__
   if constexpr (std::is_same_v<Lane, uint32_t>) {
-    tile.add_pairs(a, kPanelStride, b, kTileColumns, depth);
+    tile.add_pairs(a.data, kPanelStride, b, kTileColumns, depth);
   } else
 #endif
-  {
-    tile.add_column_major(a, kPanelStride, b, kTileColumns, depth);
+      if constexpr (kLeft == Left::packed) {
+    tile.add_column_major(a.data, kPanelStride, b, kTileColumns, depth);
+  } else if constexpr (kLeft == Left::columns) {
+    tile.add_column_major(a.data, a.stride, b, kTileColumns, depth);
+  } else {
+    tile.add_row_major(a.data, a.stride, b, kTileColumns, depth);
   }
   sink.take(tile, row, column, columns);
 }
@@ -85,47 +100,83 @@ struct Grid {
   }
 };
 
-template <typename Lane, typename Out>
+// A block of the product: rows of `left` from the matrix's own, `depth` lanes of k, and columns
+// whose right side is packed.
+template <typename Lane, typename T, typename Out>
 struct Block {
+  GemmOperand<T> a;
+  int64_t k, elements;  // of a's columns
   const Lane* packed_b;
   int64_t depth;    // lanes of k
   int64_t columns;  // of this block
   Sink<Out> sink;   // shifted to the block's first column
 };
 
-// Panels [first, last) of rows, each `rows_at` apart, against panels of B.
-template <typename Lane, typename Out, typename PackA>
-void multiply_rows(const Block<Lane, Out>& block, int64_t row_begin, int64_t row_end,
-                   int64_t panel_begin, int64_t panel_end, const PackA& pack_a) {
-  const int64_t rows = row_end - row_begin;
-  const int64_t panels = (rows + kTileRows - 1) / kTileRows;
+struct Range {
+  int64_t begin, end;
+};
+
+// One panel of rows against panels of B.
+template <Left kLeft, typename Lane, typename T, typename Out>
+TRAIN_SFT_INLINE void multiply_panel(const Block<Lane, T, Out>& block, LeftPanel<Lane> a,
+                                     Range rows, int64_t panel) {
+  const Lane* b = block.packed_b + panel * kTileColumns * block.depth;
+  const int64_t column = panel * kTileColumns, columns = block.columns - column;
+  with_rows<kTileRows>(rows.end - rows.begin, [&]<int MR>() TRAIN_SFT_INLINE_LAMBDA {
+    if (columns > Vec::width) {
+      tile_product<Lane, kLeft, MR, 2>(a, b, block.depth, block.sink, rows.begin, column, columns);
+    } else {
+      tile_product<Lane, kLeft, MR, 1>(a, b, block.depth, block.sink, rows.begin, column, columns);
+    }
+  });
+}
+
+// Rows against panels of B, a group of kBlockPanels row panels at a time.
+template <Left kLeft, typename Lane, typename T, typename Out>
+void multiply_rows(const Block<Lane, T, Out>& block, Range rows, Range b_panels) {
+  const int64_t count = rows.end - rows.begin;
+  const int64_t panels = (count + kTileRows - 1) / kTileRows;
   const int64_t panel_lanes = kPanelStride * block.depth;
-  Lane* packed_a =
-      static_cast<Lane*>(packed_a_memory.get(kBlockPanels * panel_lanes * sizeof(Lane)));
+  Lane* packed = nullptr;
+  if (kLeft == Left::packed) {
+    packed = static_cast<Lane*>(packed_a_memory.get(kBlockPanels * panel_lanes * sizeof(Lane)));
+  }
+  auto rows_of = [&](int64_t p) {
+    return Range{rows.begin + share(count, p, panels), rows.begin + share(count, p + 1, panels)};
+  };
   for (int64_t p0 = 0; p0 < panels; p0 += kBlockPanels) {
     const int64_t p1 = p0 + kBlockPanels < panels ? p0 + kBlockPanels : panels;
-    for (int64_t p = p0; p < p1; ++p) {
-      const int64_t begin = row_begin + share(rows, p, panels);
-      const int64_t end = row_begin + share(rows, p + 1, panels);
-      pack_a(packed_a + (p - p0) * panel_lanes, begin, end - begin);
+    for (int64_t p = p0; kLeft == Left::packed && p < p1; ++p) {
+      const Range r = rows_of(p);
+      pack_left(packed + (p - p0) * panel_lanes, kPanelStride, block.a, r.begin, r.end - r.begin,
+                block.k, block.elements);
     }
-    for (int64_t q = panel_begin; q < panel_end; ++q) {
-      const Lane* b = block.packed_b + q * kTileColumns * block.depth;
-      const int64_t column = q * kTileColumns, columns = block.columns - column;
+    for (int64_t q = b_panels.begin; q < b_panels.end; ++q) {
       for (int64_t p = p0; p < p1; ++p) {
-        const int64_t begin = row_begin + share(rows, p, panels);
-        const int64_t end = row_begin + share(rows, p + 1, panels);
-        const Lane* a = packed_a + (p - p0) * panel_lanes;
-        with_rows<kTileRows>(end - begin, [&]<int MR>() {
-          if (columns > Vec::width) {
-            tile_product<Lane, MR, 2>(a, b, block.depth, block.sink, begin, column, columns);
-          } else {
-            tile_product<Lane, MR, 1>(a, b, block.depth, block.sink, begin, column, columns);
-          }
-        });
+        const Range r = rows_of(p);
+        LeftPanel<Lane> a{packed + (p - p0) * panel_lanes, kPanelStride};
+        if constexpr (kLeft == Left::rows) {
+          a = {block.a.data + r.begin * block.a.stride + block.k, block.a.stride};
+        } else if constexpr (kLeft == Left::columns) {
+          a = {block.a.data + block.k * block.a.stride + r.begin, block.a.stride};
+        }
+        multiply_panel<kLeft>(block, a, r, q);
       }
     }
   }
+}
+
+// Packing the left side costs as much as some hundred columns of products: narrow results read the
+// matrix itself, unless its rows lie a multiple of 4 KB apart and would fall on each other in L1.
+template <typename Lane, typename T, typename Out>
+void multiply(const Block<Lane, T, Out>& block, Range rows, Range b_panels) {
+  if constexpr (std::is_same_v<Lane, T>) {
+    if (block.columns <= kDirectColumns && block.a.stride % 1024 != 0) {
+      if (block.a.transposed) return multiply_rows<Left::columns>(block, rows, b_panels);
+      return multiply_rows<Left::rows>(block, rows, b_panels);
+    }
+  }
+  multiply_rows<Left::packed>(block, rows, b_panels);
 }
 
 // Lane: float, or uint32_t for pairs of bfloat16.
@@ -164,26 +215,20 @@ void gemm_packed(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, Ge
           pack_right(packed_b + column * depth, kTileColumns, b, k0, elements, n0 + column, width);
         }
         if (team > 1) team_barrier();
-        auto pack_a = [&](Lane* to, int64_t row, int64_t rows) {
-          pack_left(to, kPanelStride, a, row, rows, k0, elements);
-        };
-        const int64_t row_begin = share(M, my_row, grid.rows);
-        const int64_t row_end = share(M, my_row + 1, grid.rows);
-        const int64_t panel_begin = share(panels, my_column, grid.columns);
-        const int64_t panel_end = share(panels, my_column + 1, grid.columns);
+        const Range rows{share(M, my_row, grid.rows), share(M, my_row + 1, grid.rows)};
+        const Range mine{share(panels, my_column, grid.columns),
+                         share(panels, my_column + 1, grid.columns)};
         const float* block_bias = last && bias != nullptr ? bias + n0 : nullptr;
-        if (partial == nullptr) {
-          const Sink<Out> sink{out + n0, stride, nullptr, 0, block_bias, accumulate || !first};
-          multiply_rows(Block<Lane, Out>{packed_b, depth, columns, sink}, row_begin, row_end,
-                        panel_begin, panel_end, pack_a);
-        } else if (!last) {
+        if (partial != nullptr && !last) {
           const Sink<float> sink{partial + n0, N, nullptr, 0, nullptr, !first};
-          multiply_rows(Block<Lane, float>{packed_b, depth, columns, sink}, row_begin, row_end,
-                        panel_begin, panel_end, pack_a);
+          multiply(Block<Lane, T, float>{a, k0, elements, packed_b, depth, columns, sink}, rows,
+                   mine);
         } else {
-          const Sink<Out> sink{out + n0, stride, partial + n0, N, block_bias, accumulate};
-          multiply_rows(Block<Lane, Out>{packed_b, depth, columns, sink}, row_begin, row_end,
-                        panel_begin, panel_end, pack_a);
+          const bool add = accumulate || (!first && partial == nullptr);
+          const float* before = partial == nullptr ? nullptr : partial + n0;
+          const Sink<Out> sink{out + n0, stride, before, N, block_bias, add};
+          multiply(Block<Lane, T, Out>{a, k0, elements, packed_b, depth, columns, sink}, rows,
+                   mine);
         }
       }
     }
@@ -200,6 +245,9 @@ void gemm(Out* out, int64_t stride, GemmShape shape, GemmOperand<T> a, GemmOpera
     float* wide = static_cast<float*>(bias_memory.get(shape.N * 4));
     for_lanes(shape.N, [&](int64_t i, int64_t n) { store(wide + i, load(bias + i, n), n); });
     wide_bias = wide;
+  }
+  if (shape.M <= kSkinnyRows && !a.transposed) {
+    return gemm_skinny(out, stride, shape, a, b, wide_bias, accumulate);
   }
 #ifdef __AVX512BF16__
   using Lane = std::conditional_t<std::is_same_v<T, float>, float, uint32_t>;

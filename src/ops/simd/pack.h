@@ -21,16 +21,6 @@ TRAIN_SFT_INLINE __m256 load8(const bf16_bits* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
-TRAIN_SFT_INLINE float widen1(float x) {
-  return x;
-}
-TRAIN_SFT_INLINE float widen1(bf16_bits x) {
-  const uint32_t bits = uint32_t{x} << 16;
-  float value;
-  __builtin_memcpy(&value, &bits, 4);
-  return value;
-}
-
 // rows[0…7] of 8 floats become columns.
 TRAIN_SFT_INLINE void transpose8(__m256 (&r)[8]) {
   __m256 t[8], u[8];
@@ -74,18 +64,14 @@ void pack_transposed(float* to, int64_t stride, const S* from, int64_t from_stri
   }
 }
 
-// to[k stride + i] = from[k from_stride + i].
+// to[k stride + i] = from[k from_stride + i]; lanes from width to the next multiple of Vec::width
+// are written too.
 template <typename S>
 void pack_straight(float* to, int64_t stride, const S* from, int64_t from_stride, int64_t width,
                    int64_t K) {
   for (int64_t k = 0; k < K; ++k, to += stride, from += from_stride) {
-    for_lanes(width, [&](int64_t i, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
-      if (n == 0) {
-        Vec::load(from + i).store(to + i);
-      } else {
-        for (int64_t l = i; l < i + n; ++l) to[l] = widen1(from[l]);
-      }
-    });
+    for_lanes(width, [&](int64_t i, int64_t n)
+                         TRAIN_SFT_INLINE_LAMBDA { load(from + i, n).store(to + i); });
   }
 }
 

@@ -161,6 +161,12 @@ struct Vec {
     return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   TRAIN_SFT_INLINE static Vec load(const bf16_bits* p, int64_t n) {
+    if (n >= 4) {  // the first four, and the last four without those in common
+      const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+      const __m128i high = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + n - 4));
+      const __m128i common = _mm_cvtsi64_si128((8 - n) * 16);
+      return widen(_mm_unpacklo_epi64(low, _mm_srl_epi64(high, common)));
+    }
     alignas(16) bf16_bits part[width] = {};
     for (int64_t i = 0; i < n; ++i) part[i] = p[i];
     return widen(_mm_load_si128(reinterpret_cast<const __m128i*>(part)));
@@ -310,6 +316,16 @@ TRAIN_SFT_INLINE void for_lanes(int64_t count, F&& f) {
   int64_t i = 0;
   for (; i + Vec::width <= count; i += Vec::width) f(i, int64_t{0});
   if (i < count) f(i, count - i);
+}
+
+TRAIN_SFT_INLINE float widen1(float x) {
+  return x;
+}
+TRAIN_SFT_INLINE float widen1(bf16_bits x) {
+  const uint32_t bits = uint32_t{x} << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
 }
 
 template <typename T>

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/zero.h"
 #include "unit/ops/check.h"
 
 namespace train_sft::ops {
@@ -37,6 +38,14 @@ TEST(ThreadsTest, CallersOnSeveralThreadsTakeTurns) {
   }
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(wrong, std::vector<int>(3, 0));
+}
+
+TEST(ThreadsTest, ZeroClearsEveryByteAndNoOther) {
+  for (int64_t n : {0, 1, 1000, 65536, 100003}) {
+    const at::Tensor guarded = at::full({n + 2}, 7.5, at::kFloat);
+    zero(guarded.narrow(0, 1, n));
+    EXPECT_EQ(guarded.to(at::kDouble).sum().item<double>(), 15.0) << n;
+  }
 }
 
 }  // namespace

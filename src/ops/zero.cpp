@@ -1,0 +1,32 @@
+#include "train_sft/ops/zero.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/threads.h"
+#include "train_sft/base/error.h"
+
+namespace train_sft::ops {
+namespace {
+
+struct Bytes {
+  char* begin;
+  size_t count;
+};
+
+}  // namespace
+
+void zero(const at::Tensor& tensor) {
+  TRAIN_SFT_CHECK(tensor.is_contiguous(), "tensor is not contiguous");
+  constexpr size_t kPage = 4096, kWorthwhile = size_t{1} << 18;
+  Bytes bytes{static_cast<char*>(tensor.data_ptr()), tensor.nbytes()};
+  auto work = [](void* context, int thread, int threads) {
+    const Bytes& all = *static_cast<const Bytes*>(context);
+    const size_t part = (all.count / threads + kPage) / kPage * kPage;
+    const size_t begin = std::min(all.count, part * thread);
+    std::memset(all.begin + begin, 0, std::min(part, all.count - begin));
+  };
+  run_on_threads(bytes.count < kWorthwhile ? 1 : available_threads(), work, &bytes);
+}
+
+}  // namespace train_sft::ops
