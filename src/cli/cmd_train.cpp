@@ -6,7 +6,6 @@ namespace {
 
 Outcome run(const Invocation& invocation) {
   validate(invocation.settings);
-  require_data(invocation.settings);
   TrainingResult result = train(invocation.settings);
   return {result.code, std::move(result.summary)};
 }

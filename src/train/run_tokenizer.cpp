@@ -38,7 +38,10 @@ std::unique_ptr<Tokenizer> from_checkpoint(const Run& run) {
         "tokenizer: {} holds no tokenizer.model; give the one its model was trained "
         "with by --tokenizer",
         checkpoint);
-  if (named.empty() || (stored && !path_exists(named))) return stored;
+  if (named.empty()) return stored;
+  // Where the run once found its tokenizer need not be there any more: the checkpoint has a copy.
+  const bool said_now = !run.settings.source.at("tokenizer").starts_with("checkpoint (");
+  if (stored && !said_now && !path_exists(named)) return stored;
   auto given = load_tokenizer(named);
   if (stored && given->fingerprint() != stored->fingerprint())
     throw CheckpointError(
