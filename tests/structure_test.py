@@ -1,0 +1,86 @@
+"""The house's order, checked: includes point only downward, the torch-free parts see no torch header,
+files stay short enough to read, and the README's generated parts are up to date.
+
+    python3 tests/structure_test.py [path of the built program]
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PARTS = ["base", "config", "text", "data", "interop", "ops", "model", "train", "cli"]
+TORCH_FREE = {"base", "config", "text", "data", "interop"}
+SIBLINGS = {("interop", "data")}  # both stand on text; neither may see the other
+MAX_LINES = 500
+INCLUDE = re.compile(r'#include\s+(["<])([^">]+)[">]')
+
+
+def sources():
+    for folder in ("include/train_sft", "src", "tests"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in {".h", ".cpp", ".py"}:
+                yield path
+
+
+def part_of(path):
+    parts = path.relative_to(ROOT).parts
+    if parts[0] == "include":
+        return parts[2]
+    return parts[1] if parts[0] == "src" else None
+
+
+def included_part(name):
+    pieces = name.split("/")
+    if pieces[0] == "train_sft" and len(pieces) > 2:
+        return pieces[1]
+    return pieces[0] if pieces[0] in PARTS and len(pieces) > 1 else None
+
+
+def check_includes(path, text):
+    part = part_of(path)
+    if part is None:
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        match = INCLUDE.match(line)
+        if not match:
+            continue
+        name, where = match.group(2), f"{path.relative_to(ROOT)}:{number}"
+        if part in TORCH_FREE and re.match(r"(ATen|c10|torch|caffe2)/", name):
+            yield f"{where}: {part} includes the torch header {name}"
+        if name.startswith("spdlog") and path.name != "log.cpp":
+            yield f"{where}: spdlog is used only behind base/log.h"
+        other = included_part(name)
+        if other is None or other == part:
+            continue
+        if PARTS.index(other) > PARTS.index(part) or (part, other) in SIBLINGS:
+            yield f"{where}: {part} may not include {name}: it stands above"
+
+
+def check_readme(program):
+    text = (ROOT / "README.md").read_text()
+    match = re.search(r"<!-- options[^>]*-->\n(.*?)<!-- /options -->", text, re.S)
+    table = subprocess.run([program, "options", "--markdown"], capture_output=True, text=True, check=True).stdout
+    if not match or match.group(1).strip() != table.strip():
+        yield "README.md: the option table differs from `train_sft options --markdown`; paste its output there"
+
+
+def main():
+    problems = []
+    files = 0
+    for path in sources():
+        text = path.read_text()
+        files += 1
+        lines = text.count("\n")
+        if lines > MAX_LINES:
+            problems.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {MAX_LINES}")
+        problems += check_includes(path, text)
+    if len(sys.argv) > 1:
+        problems += check_readme(sys.argv[1])
+    print("\n".join(problems) if problems else f"{files} files in order")
+    return 1 if problems or files < 50 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
