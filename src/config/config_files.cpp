@@ -24,12 +24,8 @@ std::string program_directory() {
 }
 
 std::vector<std::string> preset_directories() {
-  const std::string program = program_directory();
-  std::vector<std::string> directories{"configs"};
-  for (const char* place : {"../configs", "../share/train_sft/configs"}) {
-    directories.push_back(join_path(program, place));
-  }
-  return directories;
+  const std::string above = parent_path(program_directory());
+  return {"configs", join_path(above, "configs"), join_path(above, "share/train_sft/configs")};
 }
 
 bool is_json_name(const std::string& name) {
