@@ -107,6 +107,23 @@ TEST_P(ResumeAfterSignal, ASignalSavesAndTheRunGoesOn) {
 
 INSTANTIATE_TEST_SUITE_P(Signals, ResumeAfterSignal, ::testing::Values(SIGTERM, SIGINT));
 
+TEST_F(ResumeTest, AStopBetweenMicroBatchesLeavesTheStepUndone) {
+  Settings settings = tiny();
+  set(settings, "grad_accum", 4);
+  const auto run = set_up_run(settings);
+  take_step(*run);
+  const Json before = to_json(run->state);
+  const at::Tensor master = run->parameters->master().clone();
+  signals::install();
+  std::raise(SIGTERM);
+  const StepOutcome outcome = take_step(*run);
+  signals::clear_stop();
+  EXPECT_TRUE(outcome.interrupted);
+  EXPECT_EQ(to_json(run->state), before);
+  EXPECT_TRUE(run->parameters->master().equal(master));
+  EXPECT_FALSE(take_step(*run).interrupted) << "the step can be done again";
+}
+
 TEST_F(ResumeTest, AStopDuringAnEvaluationIsMadeUpFor) {
   Settings settings = tiny();
   train(settings);
