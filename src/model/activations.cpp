@@ -16,7 +16,9 @@ constexpr int64_t kLossScratchBytes = int64_t{48} << 20;
 // The moments of a layer's forward; its backward passes them in reverse.
 enum Phase { norm1, qkv, attention, proj, norm2, up, activation, down, phases };
 
-class Moments {
+}  // namespace
+
+class Activations::Moments {
  public:
   Moments(int n_layer, bool training) : n_layer_(n_layer), training_(training) {}
   int forward(int layer, Phase phase) const { return 1 + layer * phases + phase; }
@@ -35,16 +37,26 @@ class Moments {
   bool training_;
 };
 
+namespace {
+
 int64_t loss_chunk(at::ScalarType dtype, const ModelConfig& config, int64_t tokens) {
   const int64_t row =
       ops::linear_cross_entropy_scratch_bytes(dtype, 1, config.n_embd, config.vocab_size);
   return std::clamp<int64_t>(tokens, 1, std::max<int64_t>(16, kLossScratchBytes / row));
 }
 
+enum class Rows { all, learned };
+
+ShapeOf shape_of(Rows rows, int64_t columns) {
+  return [rows, columns](int64_t tokens, int64_t learned) {
+    return BufferShape{rows == Rows::all ? tokens : learned, columns};
+  };
+}
+
 class LayerPlanner {
  public:
-  LayerPlanner(ArenaPlan& plan, const ModelConfig& config, at::ScalarType compute, Moments moments,
-               int layer)
+  LayerPlanner(ArenaPlan& plan, const ModelConfig& config, at::ScalarType compute,
+               Activations::Moments moments, int layer)
       : plan_(plan),
         dtype_(compute),
         sum_dtype_(compute == at::kDouble ? at::kDouble : at::kFloat),
@@ -54,7 +66,8 @@ class LayerPlanner {
         F_(config.ffn()),
         heads_(config.n_head),
         qkv_width_((config.n_head + 2 * config.kv_heads()) * config.head_dim()),
-        rms_(config.family == Family::llama) {}
+        rms_(config.family == Family::llama),
+        above_(layer + 1 == config.n_layer ? Rows::learned : Rows::all) {}
 
   void forward(LayerActivations& a) {
     const auto f = [&](Phase p) { return moments_.forward(layer_, p); };
@@ -62,59 +75,55 @@ class LayerPlanner {
       return moments_.last(use, moments_.backward(layer_, p));
     };
     const int next = moments_.forward(layer_ + 1, norm1);  // of the next layer, or the final norm
-    a.residual1 = matrix("residual1", C_, layer_ == 0 ? 0 : f(norm1), last(f(norm2), norm1));
-    if (!rms_) a.mean1 = sums("mean1", f(norm1), last(f(norm1), norm1));
-    a.rstd1 = sums("rstd1", f(norm1), last(f(norm1), norm1));
-    a.normed1 = matrix("normed1", C_, f(norm1), last(f(qkv), qkv));
-    a.qkv = matrix("qkv", qkv_width_, f(qkv), last(f(attention), attention));
-    a.mixed = matrix("mixed", C_, f(attention), last(f(proj), attention));
+    a.residual1 =
+        matrix("residual1", Rows::all, C_, layer_ == 0 ? 0 : f(norm1), last(f(norm2), norm1));
+    if (!rms_) a.mean1 = sums("mean1", Rows::all, f(norm1), last(f(norm1), norm1));
+    a.rstd1 = sums("rstd1", Rows::all, f(norm1), last(f(norm1), norm1));
+    a.normed1 = matrix("normed1", Rows::all, C_, f(norm1), last(f(qkv), qkv));
+    a.qkv = matrix("qkv", Rows::all, qkv_width_, f(qkv), last(f(attention), attention));
+    a.mixed = matrix("mixed", Rows::all, C_, f(attention), last(f(proj), attention));
     a.lse = plan_.add(
         "lse", sum_dtype_,
-        [h = heads_](int64_t n) {
+        [h = heads_](int64_t n, int64_t) {
           return BufferShape{h, n};
         },
         f(attention), last(f(attention), attention));
-    a.attention_out = matrix("attention_out", C_, f(proj), f(norm2));
-    a.residual2 = matrix("residual2", C_, f(norm2), last(next, norm2));
-    if (!rms_) a.mean2 = sums("mean2", f(norm2), last(f(norm2), norm2));
-    a.rstd2 = sums("rstd2", f(norm2), last(f(norm2), norm2));
-    a.normed2 = matrix("normed2", C_, f(norm2), last(f(up), up));
-    a.up = matrix("up", rms_ ? 2 * F_ : F_, f(up), last(f(activation), up));
-    a.activated = matrix("activated", F_, f(activation), last(f(down), down));
-    a.ffn_out = matrix("ffn_out", C_, f(down), next);
+    a.attention_out = matrix("attention_out", above_, C_, f(proj), f(norm2));
+    a.residual2 = matrix("residual2", above_, C_, f(norm2), last(next, norm2));
+    if (!rms_) a.mean2 = sums("mean2", above_, f(norm2), last(f(norm2), norm2));
+    a.rstd2 = sums("rstd2", above_, f(norm2), last(f(norm2), norm2));
+    a.normed2 = matrix("normed2", above_, C_, f(norm2), last(f(up), up));
+    a.up = matrix("up", above_, rms_ ? 2 * F_ : F_, f(up), last(f(activation), up));
+    a.activated = matrix("activated", above_, F_, f(activation), last(f(down), down));
+    a.ffn_out = matrix("ffn_out", above_, C_, f(down), next);
   }
 
   void backward(LayerActivations& a, bool dropout) {
     const auto b = [&](Phase p) { return moments_.backward(layer_, p); };
-    if (dropout) a.grad_ffn_out = matrix("grad_ffn_out", C_, b(down), b(down));
-    a.grad_activated = matrix("grad_activated", F_, b(down), b(up));
-    a.grad_normed2 = matrix("grad_normed2", C_, b(up), b(norm2));
-    if (dropout) a.grad_attention_out = matrix("grad_attention_out", C_, b(proj), b(proj));
-    a.grad_mixed = matrix("grad_mixed", C_, b(proj), b(attention));
-    a.grad_qkv = matrix("grad_qkv", qkv_width_, b(attention), b(qkv));
-    a.grad_normed1 = matrix("grad_normed1", C_, b(qkv), b(norm1));
+    if (dropout) a.grad_ffn_out = matrix("grad_ffn_out", above_, C_, b(down), b(down));
+    a.grad_activated = matrix("grad_activated", above_, F_, b(down), b(up));
+    a.grad_normed2 = matrix("grad_normed2", above_, C_, b(up), b(norm2));
+    if (dropout) a.grad_attention_out = matrix("grad_attention_out", above_, C_, b(proj), b(proj));
+    a.grad_mixed = matrix("grad_mixed", Rows::all, C_, b(proj), b(attention));
+    a.grad_qkv = matrix("grad_qkv", Rows::all, qkv_width_, b(attention), b(qkv));
+    a.grad_normed1 = matrix("grad_normed1", Rows::all, C_, b(qkv), b(norm1));
   }
 
  private:
-  at::Tensor matrix(const char* name, int64_t columns, int first, int last) {
-    return plan_.add(
-        name, dtype_,
-        [columns](int64_t n) {
-          return BufferShape{n, columns};
-        },
-        first, last);
+  at::Tensor matrix(const char* name, Rows rows, int64_t columns, int first, int last) {
+    return plan_.add(name, dtype_, shape_of(rows, columns), first, last);
   }
-  at::Tensor sums(const char* name, int first, int last) {
-    return plan_.add(
-        name, sum_dtype_, [](int64_t n) { return BufferShape{n}; }, first, last);
+  at::Tensor sums(const char* name, Rows rows, int first, int last) {
+    return plan_.add(name, sum_dtype_, shape_of(rows, 0), first, last);
   }
 
   ArenaPlan& plan_;
   at::ScalarType dtype_, sum_dtype_;
-  Moments moments_;
+  Activations::Moments moments_;
   int layer_;
   int64_t C_, F_, heads_, qkv_width_;
   bool rms_;
+  Rows above_;  // attention: of the last layer only what the loss needs
 };
 
 }  // namespace
@@ -130,9 +139,20 @@ Activations::Activations(const ModelConfig& config, at::ScalarType compute, Purp
     planner.forward(layers[static_cast<size_t>(l)]);
     if (training) planner.backward(layers[static_cast<size_t>(l)], dropout);
   }
-  const auto matrix = [C = config.n_embd](int64_t n) { return BufferShape{n, C}; };
-  const auto sums = [](int64_t n) { return BufferShape{n}; };
+  plan_top(config, compute, moments, training);
+}
+
+void Activations::plan_top(const ModelConfig& config, at::ScalarType compute,
+                           const Moments& moments, bool training) {
+  const ShapeOf matrix = shape_of(Rows::learned, config.n_embd);
+  const ShapeOf sums = shape_of(Rows::learned, 0);
   const at::ScalarType sum_dtype = compute == at::kDouble ? at::kDouble : at::kFloat;
+  const int last_layer = static_cast<int>(config.n_layer) - 1;
+  const int gathered = moments.forward(last_layer, proj);
+  const int scattered = moments.backward(last_layer, proj);
+  top_mixed = plan_.add("top_mixed", compute, matrix, gathered, moments.last(gathered, scattered));
+  top_residual =
+      plan_.add("top_residual", compute, matrix, gathered, moments.forward(last_layer, norm2));
   const int first = moments.final_norm();
   const int last = moments.last(first, moments.final_norm_backward());
   final_residual = plan_.add("final_residual", compute, matrix, first, last);
@@ -142,15 +162,17 @@ Activations::Activations(const ModelConfig& config, at::ScalarType compute, Purp
                            moments.last(moments.loss(), moments.final_norm_backward()));
   loss_scratch = plan_.add(
       "loss_scratch", at::kByte,
-      [compute, config](int64_t n) {
+      [compute, config](int64_t, int64_t learned) {
         return BufferShape{ops::linear_cross_entropy_scratch_bytes(
-            compute, loss_chunk(compute, config, n), config.n_embd, config.vocab_size)};
+            compute, loss_chunk(compute, config, learned), config.n_embd, config.vocab_size)};
       },
       moments.loss(), moments.loss());
-  if (training) {
-    grad_residual = plan_.add("grad_residual", compute, matrix, moments.final_norm_backward(),
-                              moments.embedding_backward());
-  }
+  if (!training) return;
+  const int back = moments.final_norm_backward();
+  grad_top_residual = plan_.add("grad_top_residual", compute, matrix, back, scattered);
+  grad_top_mixed = plan_.add("grad_top_mixed", compute, matrix, scattered, scattered);
+  grad_residual = plan_.add("grad_residual", compute, shape_of(Rows::all, config.n_embd), back,
+                            moments.embedding_backward());
 }
 
 }  // namespace train_sft

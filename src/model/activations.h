@@ -11,7 +11,8 @@
 
 namespace train_sft {
 
-// N tokens, C = n_embd, F = ffn, H = n_head; T is the compute dtype, S float (double when T is).
+// N tokens of which L have a learned target, C = n_embd, F = ffn, H = n_head; T is the compute
+// dtype, S float (double when T is).
 struct LayerActivations {
   at::Tensor residual1;      // [N, C] the residual stream as the layer receives it
   at::Tensor mean1, rstd1;   // [N] S; no mean for RMSNorm
@@ -40,21 +41,29 @@ struct LayerActivations {
 class Activations {
  public:
   enum class Purpose { training, inference };
+  class Moments;
+
   Activations(const ModelConfig& config, at::ScalarType compute, Purpose purpose, bool dropout,
               std::shared_ptr<ArenaStorage> storage);
 
-  // Makes every tensor valid for a micro-batch of N tokens.
-  void bind(int64_t tokens) { plan_.bind(tokens); }
+  // Makes every tensor valid for a micro-batch. L = N: nothing is gathered.
+  void bind(int64_t tokens, int64_t learned) { plan_.bind(tokens, learned); }
   const ArenaPlan& plan() const { return plan_; }
 
   std::vector<LayerActivations> layers;
-  at::Tensor final_residual;  // [N, C]
+  at::Tensor top_mixed;       // [L, C] the learned rows of the last layer's mixed, when L < N
+  at::Tensor top_residual;    // [L, C] and of its residual1
+  at::Tensor final_residual;  // [L, C]
   at::Tensor final_mean, final_rstd;
-  at::Tensor final_normed;   // [N, C]; in training replaced by its gradient
-  at::Tensor loss_scratch;   // [bytes]
-  at::Tensor grad_residual;  // [N, C] flows back along the residual stream
+  at::Tensor final_normed;                       // [L, C]; in training replaced by its gradient
+  at::Tensor loss_scratch;                       // [bytes]
+  at::Tensor grad_top_mixed, grad_top_residual;  // [L, C]
+  at::Tensor grad_residual;                      // [N, C] flows back along the residual stream
 
  private:
+  void plan_top(const ModelConfig& config, at::ScalarType compute, const Moments& moments,
+                bool training);
+
   ArenaPlan plan_;
 };
 

@@ -53,7 +53,7 @@ const at::Tensor& ArenaPlan::add(std::string name, at::ScalarType dtype, ShapeOf
 }
 
 uint64_t ArenaPlan::size_of(const Buffer& buffer, int64_t tokens) const {
-  return aligned(static_cast<uint64_t>(buffer.shape(tokens).numel()) *
+  return aligned(static_cast<uint64_t>(buffer.shape(tokens, tokens).numel()) *
                  c10::elementSize(buffer.dtype));
 }
 
@@ -92,14 +92,15 @@ void ArenaPlan::place(int64_t tokens) {
   capacity_ = tokens;
 }
 
-void ArenaPlan::bind(int64_t tokens) {
+void ArenaPlan::bind(int64_t tokens, int64_t learned) {
+  TRAIN_SFT_CHECK(learned <= tokens, "{} learned of {} tokens", learned, tokens);
   if (tokens > capacity_) place(tokens);
   storage_->reserve(planned_bytes_);
   const void* base = storage_->storage().data();
   const bool moved = base != bound_to_;
-  if (!moved && tokens == tokens_) return;
+  if (!moved && tokens == tokens_ && learned == learned_) return;
   for (Buffer& buffer : buffers_) {
-    const BufferShape shape = buffer.shape(tokens);
+    const BufferShape shape = buffer.shape(tokens, learned);
     at::TensorImpl* impl = buffer.tensor.unsafeGetTensorImpl();
     if (moved) impl->set_storage_keep_dtype(storage_->storage());
     impl->set_storage_offset(static_cast<int64_t>(buffer.offset / c10::elementSize(buffer.dtype)));
@@ -108,6 +109,7 @@ void ArenaPlan::bind(int64_t tokens) {
   }
   bound_to_ = base;
   tokens_ = tokens;
+  learned_ = learned;
 }
 
 }  // namespace train_sft

@@ -30,13 +30,14 @@ class ArenaStorage {
   at::Storage storage_;
 };
 
-// Of a buffer, for a micro-batch of so many tokens; must not shrink as tokens grow.
+// Of a buffer, for a micro-batch of so many tokens and learned targets; must not shrink as either
+// grows.
 struct BufferShape {
   int64_t rows = 0;
   int64_t columns = 0;  // 0: one dimension
   int64_t numel() const { return columns > 0 ? rows * columns : rows; }
 };
-using ShapeOf = std::function<BufferShape(int64_t tokens)>;
+using ShapeOf = std::function<BufferShape(int64_t tokens, int64_t learned)>;
 
 class ArenaPlan {
  public:
@@ -48,9 +49,9 @@ class ArenaPlan {
   // valid after bind(), for as long as the plan lives.
   const at::Tensor& add(std::string name, at::ScalarType dtype, ShapeOf shape, int first, int last);
 
-  // Points every tensor at the block, for a micro-batch of N tokens. Plans anew only for a bigger N
-  // than ever before.
-  void bind(int64_t tokens);
+  // Points every tensor at the block, for a micro-batch of `tokens` of which `learned` have a
+  // learned target. Plans anew only for more tokens than ever before.
+  void bind(int64_t tokens, int64_t learned);
 
   uint64_t bytes() const { return planned_bytes_; }
   int64_t capacity() const { return capacity_; }
@@ -71,7 +72,7 @@ class ArenaPlan {
 
   std::shared_ptr<ArenaStorage> storage_;
   std::deque<Buffer> buffers_;  // a deque: references to the tensors stay valid
-  int64_t capacity_ = 0, tokens_ = -1;
+  int64_t capacity_ = 0, tokens_ = -1, learned_ = -1;
   uint64_t planned_bytes_ = 0;
   const void* bound_to_ = nullptr;
 };

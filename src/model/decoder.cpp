@@ -64,7 +64,7 @@ struct Decoder::State {
 
 void Decoder::State::feed(std::span<const int32_t> piece) {
   const auto count = static_cast<int64_t>(piece.size());
-  activations.bind(count);
+  activations.bind(count, count);
   positions.resize(piece.size());
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(length()));
   ops::embedding_forward(activations.layers.front().residual1, weights.embedding, weights.position,

@@ -2,12 +2,13 @@
 
 #include <ATen/ops/empty.h>
 
-#include <utility>
+#include <numeric>
 #include <vector>
 
 #include "model/activations.h"
 #include "model/dropout_sites.h"
 #include "model/family_ops.h"
+#include "model/rows.h"
 #include "model/weights.h"
 #include "train_sft/base/error.h"
 #include "train_sft/ops/attention.h"
@@ -34,6 +35,15 @@ void check(const Batch& batch, const ModelConfig& config) {
 
 }  // namespace
 
+// The rows that the loss needs. After the last layer's attention rows do not meet again: from there
+// on only these are computed.
+struct TopRows {
+  bool all = true;                 // every token's target is learned: nothing to gather
+  std::vector<int32_t> learned;    // 0…L-1
+  std::vector<int32_t> targets;    // of the learned rows
+  std::vector<uint64_t> row_keys;  // of dropout
+};
+
 struct Engine::State {
   State(Parameters& p, const EngineOptions& o)
       : parameters(p),
@@ -49,19 +59,27 @@ struct Engine::State {
     if (p.has_gradients())
       training = std::make_unique<Activations>(config, dtype, Activations::Purpose::training,
                                                o.dropout > 0, storage);
-    if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens);
+    if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens, o.max_tokens);
   }
 
+  // Points the activations at this micro-batch, and works out which rows are needed on top.
+  void prepare(Activations& a, const Batch& batch, bool every_row);
+  void make_row_keys(const Batch& batch, uint64_t step);
+
+  // Whether layer l goes on with the learned rows alone after its attention.
+  bool gathers(size_t l) const { return !top.all && l + 1 == weights.layers.size(); }
+  const std::vector<uint64_t>& keys(size_t l) const { return gathers(l) ? top.row_keys : row_keys; }
   // grad through a dropout, into `dropped`; the gradient itself when nothing drops out.
-  const at::Tensor& dropout_backward(const at::Tensor& dropped, const at::Tensor& grad,
+  const at::Tensor& dropout_backward(const at::Tensor& dropped, const at::Tensor& grad, size_t l,
                                      uint32_t site) const;
 
   void forward(Activations& a, const Batch& batch, bool dropout) const;
-  void layer_forward(Activations& a, size_t l, const Batch& batch, bool dropout) const;
-  void backward(Activations& a, const Batch& batch) const;
-  void attention_backward(Activations& a, size_t l, const Batch& batch) const;
-  void ffn_backward(Activations& a, size_t l) const;
+  void attention_forward(Activations& a, size_t l, const Batch& batch) const;
+  void ffn_forward(Activations& a, size_t l, bool dropout) const;
   LossSums loss(Activations& a, const Batch& batch, bool gradients) const;
+  void backward(Activations& a, const Batch& batch) const;
+  void ffn_backward(Activations& a, size_t l) const;
+  void attention_backward(Activations& a, size_t l, const Batch& batch) const;
 
   Parameters& parameters;
   EngineOptions options;
@@ -72,12 +90,35 @@ struct Engine::State {
   Activations inference;
   std::unique_ptr<Activations> training;
   std::vector<uint64_t> row_keys;  // of dropout
+  TopRows top;
 };
 
+void Engine::State::prepare(Activations& a, const Batch& batch, bool every_row) {
+  const auto count = static_cast<int64_t>(batch.learned.size());
+  top.all = every_row || count == batch.size();
+  a.bind(batch.size(), top.all ? batch.size() : count);
+  if (top.all) return;
+  top.learned.resize(batch.learned.size());
+  std::iota(top.learned.begin(), top.learned.end(), 0);
+  top.targets.resize(batch.learned.size());
+  for (size_t i = 0; i < batch.learned.size(); ++i)
+    top.targets[i] = batch.targets[static_cast<size_t>(batch.learned[i])];
+}
+
+void Engine::State::make_row_keys(const Batch& batch, uint64_t step) {
+  row_keys.resize(batch.tokens.size());
+  ops::dropout_row_keys(row_keys, options.seed, step, batch.cu_seqlens, batch.example_ids,
+                        batch.positions);
+  if (top.all) return;
+  top.row_keys.resize(batch.learned.size());
+  for (size_t i = 0; i < batch.learned.size(); ++i)
+    top.row_keys[i] = row_keys[static_cast<size_t>(batch.learned[i])];
+}
+
 const at::Tensor& Engine::State::dropout_backward(const at::Tensor& dropped, const at::Tensor& grad,
-                                                  uint32_t site) const {
+                                                  size_t l, uint32_t site) const {
   if (options.dropout == 0) return grad;
-  ops::dropout(dropped, grad, row_keys, site, options.dropout);
+  ops::dropout(dropped, grad, keys(l), site, options.dropout);
   return dropped;
 }
 
@@ -85,16 +126,18 @@ void Engine::State::forward(Activations& a, const Batch& batch, bool dropout) co
   const at::Tensor& x = a.layers.front().residual1;
   ops::embedding_forward(x, weights.embedding, weights.position, batch.tokens, batch.positions);
   if (dropout) ops::dropout(x, x, row_keys, kEmbeddingSite, options.dropout);
-  for (size_t l = 0; l < a.layers.size(); ++l) layer_forward(a, l, batch, dropout);
+  for (size_t l = 0; l < a.layers.size(); ++l) {
+    attention_forward(a, l, batch);
+    ffn_forward(a, l, dropout);
+  }
   const LayerActivations& last = a.layers.back();
   family.norm_forward(a.final_normed, a.final_residual, a.final_mean, a.final_rstd, last.residual2,
                       last.ffn_out, weights.final_norm);
 }
 
-void Engine::State::layer_forward(Activations& a, size_t l, const Batch& batch,
-                                  bool dropout) const {
+void Engine::State::attention_forward(Activations& a, size_t l, const Batch& batch) const {
   const LayerWeights& w = weights.layers[l];
-  LayerActivations& x = a.layers[l];
+  const LayerActivations& x = a.layers[l];
   if (l == 0) {
     family.norm_forward(x.normed1, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
   } else {
@@ -105,28 +148,37 @@ void Engine::State::layer_forward(Activations& a, size_t l, const Batch& batch,
   family.linear_forward(x.qkv, x.normed1, w.qkv);
   family.rope_forward(x.qkv, batch.positions);
   ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, family.attention());
-  family.linear_forward(x.attention_out, x.mixed, w.proj);
-  if (dropout)
-    ops::dropout(x.attention_out, x.attention_out, row_keys, attention_site(l), options.dropout);
+  if (!gathers(l)) return;
+  gather_rows(a.top_mixed, x.mixed, batch.learned);
+  gather_rows(a.top_residual, x.residual1, batch.learned);
+}
 
-  family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, x.residual1, x.attention_out,
-                      w.norm2);
+void Engine::State::ffn_forward(Activations& a, size_t l, bool dropout) const {
+  const LayerWeights& w = weights.layers[l];
+  const LayerActivations& x = a.layers[l];
+  const at::Tensor& mixed = gathers(l) ? a.top_mixed : x.mixed;
+  const at::Tensor& residual = gathers(l) ? a.top_residual : x.residual1;
+  family.linear_forward(x.attention_out, mixed, w.proj);
+  if (dropout)
+    ops::dropout(x.attention_out, x.attention_out, keys(l), attention_site(l), options.dropout);
+  family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, residual, x.attention_out, w.norm2);
   family.linear_forward(x.up, x.normed2, w.up);
   family.activation_forward(x.activated, x.up);
   family.linear_forward(x.ffn_out, x.activated, w.down);
-  if (dropout) ops::dropout(x.ffn_out, x.ffn_out, row_keys, ffn_site(l), options.dropout);
+  if (dropout) ops::dropout(x.ffn_out, x.ffn_out, keys(l), ffn_site(l), options.dropout);
 }
 
 LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients) const {
   const ops::CrossEntropySums sums = ops::linear_cross_entropy(
       gradients ? a.final_normed : at::Tensor(), gradients ? weights.grad_head : at::Tensor(),
-      a.final_normed, weights.head, batch.targets, batch.learned, batch.weights, a.loss_scratch);
+      a.final_normed, weights.head, top.all ? batch.targets : top.targets,
+      top.all ? batch.learned : top.learned, batch.weights, a.loss_scratch);
   return {sums.loss, sums.weight, sums.tokens, sums.correct};
 }
 
 void Engine::State::backward(Activations& a, const Batch& batch) const {
-  family.norm_backward(a.grad_residual, a.final_normed, a.final_residual, a.final_mean,
-                       a.final_rstd, weights.final_norm, false);
+  family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
+                       a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
   for (size_t l = a.layers.size(); l-- > 0;) {
     ffn_backward(a, l);
     attention_backward(a, l, batch);
@@ -137,23 +189,31 @@ void Engine::State::backward(Activations& a, const Batch& batch) const {
                           batch.tokens, batch.positions);
 }
 
+// From the gradient of the layer's output to those of the residual stream below its feed-forward
+// part and of attention's projection.
 void Engine::State::ffn_backward(Activations& a, size_t l) const {
   const LayerWeights& w = weights.layers[l];
   const LayerActivations& x = a.layers[l];
-  const at::Tensor& grad_out = dropout_backward(x.grad_ffn_out, a.grad_residual, ffn_site(l));
-  family.linear_backward(x.grad_activated, grad_out, x.activated, w.down);
+  const at::Tensor& residual = gathers(l) ? a.grad_top_residual : a.grad_residual;
+  const at::Tensor& grad_ffn = dropout_backward(x.grad_ffn_out, residual, l, ffn_site(l));
+  family.linear_backward(x.grad_activated, grad_ffn, x.activated, w.down);
   const at::Tensor& grad_up = family.activation_backward(x.grad_activated, x.up);
   family.linear_backward(x.grad_normed2, grad_up, x.normed2, w.up);
-  family.norm_backward(a.grad_residual, x.grad_normed2, x.residual2, x.mean2, x.rstd2, w.norm2,
-                       true);
+  family.norm_backward(residual, x.grad_normed2, x.residual2, x.mean2, x.rstd2, w.norm2, true);
+
+  const at::Tensor& grad_proj =
+      dropout_backward(x.grad_attention_out, residual, l, attention_site(l));
+  family.linear_backward(gathers(l) ? a.grad_top_mixed : x.grad_mixed, grad_proj,
+                         gathers(l) ? a.top_mixed : x.mixed, w.proj);
 }
 
 void Engine::State::attention_backward(Activations& a, size_t l, const Batch& batch) const {
   const LayerWeights& w = weights.layers[l];
   const LayerActivations& x = a.layers[l];
-  const at::Tensor& grad_out =
-      dropout_backward(x.grad_attention_out, a.grad_residual, attention_site(l));
-  family.linear_backward(x.grad_mixed, grad_out, x.mixed, w.proj);
+  if (gathers(l)) {
+    scatter_rows(x.grad_mixed, a.grad_top_mixed, batch.learned);
+    scatter_rows(a.grad_residual, a.grad_top_residual, batch.learned);
+  }
   ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens,
                           family.attention());
   family.rope_backward(x.grad_qkv, batch.positions);
@@ -172,13 +232,9 @@ LossSums Engine::forward_backward(const Batch& batch, uint64_t step) {
   if (batch.learned.empty()) return {};
   check(batch, s.config);
   Activations& a = *s.training;
-  a.bind(batch.size());
+  s.prepare(a, batch, /*every_row=*/false);
   const bool dropout = s.options.dropout > 0;
-  if (dropout) {
-    s.row_keys.resize(batch.tokens.size());
-    ops::dropout_row_keys(s.row_keys, s.options.seed, step, batch.cu_seqlens, batch.example_ids,
-                          batch.positions);
-  }
+  if (dropout) s.make_row_keys(batch, step);
   s.forward(a, batch, dropout);
   const LossSums sums = s.loss(a, batch, true);
   s.backward(a, batch);
@@ -189,7 +245,7 @@ LossSums Engine::evaluate(const Batch& batch) {
   State& s = *state_;
   if (batch.learned.empty()) return {};
   check(batch, s.config);
-  s.inference.bind(batch.size());
+  s.prepare(s.inference, batch, /*every_row=*/false);
   s.forward(s.inference, batch, false);
   return s.loss(s.inference, batch, false);
 }
@@ -198,7 +254,7 @@ at::Tensor Engine::logits(const Batch& batch) {
   State& s = *state_;
   TRAIN_SFT_CHECK(batch.size() > 0, "no tokens");
   check(batch, s.config);
-  s.inference.bind(batch.size());
+  s.prepare(s.inference, batch, /*every_row=*/true);
   s.forward(s.inference, batch, false);
   at::Tensor out = at::empty({batch.size(), s.config.vocab_size}, s.parameters.compute().options());
   ops::linear_forward(out, s.inference.final_normed, s.weights.head, {}, ops::WeightLayout::out_in);

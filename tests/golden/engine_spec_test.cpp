@@ -1,6 +1,9 @@
 // The engine against the executable specification: loss, logits and every gradient.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
+
+#include <utility>
 
 #include "golden/samples.h"
 #include "golden/spec.h"
@@ -95,12 +98,14 @@ class EngineSpecTest : public testing::TestWithParam<Case> {
            double tolerance) {
     Parameters parameters(GetParam().model.config, dtype, compute);
     samples::randomise(parameters, 3);
-    for (bool weights : {false, true}) {
+    // Ten: every target is learned, and the engine has nothing to leave out on top.
+    for (const auto& [learned_of_ten, weights] : {std::pair{7, false}, {3, true}, {10, true}}) {
       samples::BatchOptions options;
       options.weights = weights;
-      options.seed = weights ? 5 : 6;
+      options.learned_of_ten = learned_of_ten;
+      options.seed = static_cast<uint64_t>(learned_of_ten);
       const Batch batch = samples::batch(parameters.config(), options);
-      SCOPED_TRACE(weights ? "weighted targets" : "unweighted targets");
+      SCOPED_TRACE(fmt::format("{} of ten learned{}", learned_of_ten, weights ? ", weighted" : ""));
       expect_agreement(parameters, batch, GetParam().dropout, source, tolerance);
     }
   }

@@ -12,10 +12,13 @@ std::shared_ptr<ArenaStorage> storage(uint64_t limit = 0) {
 }
 
 ShapeOf per_token(int64_t columns) {
-  return [columns](int64_t tokens) { return BufferShape{tokens, columns}; };
+  return [columns](int64_t tokens, int64_t) { return BufferShape{tokens, columns}; };
+}
+ShapeOf per_learned(int64_t columns) {
+  return [columns](int64_t, int64_t learned) { return BufferShape{learned, columns}; };
 }
 ShapeOf fixed(int64_t rows, int64_t columns) {
-  return [rows, columns](int64_t) { return BufferShape{rows, columns}; };
+  return [rows, columns](int64_t, int64_t) { return BufferShape{rows, columns}; };
 }
 
 const char* begin_of(const at::Tensor& t) {
@@ -43,7 +46,7 @@ TEST(ArenaTest, BuffersNeededTogetherNeverOverlap) {
                                  i % 3 ? per_token((i * 13) % 31) : fixed(11, i), first, last),
                        first, last});
   }
-  plan.bind(17);
+  plan.bind(17, 17);
   for (size_t i = 0; i < entries.size(); ++i) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(begin_of(*entries[i].tensor)) % 64, 0U);
     for (size_t j = 0; j < i; ++j) {
@@ -58,7 +61,7 @@ TEST(ArenaTest, BuffersOfDifferentMomentsShareBytes) {
   ArenaPlan plan(storage());
   for (int layer = 0; layer < 10; ++layer)
     plan.add("transient", at::kFloat, per_token(64), layer, layer);
-  plan.bind(100);
+  plan.bind(100, 100);
   EXPECT_EQ(plan.bytes(), 100U * 64 * 4);
   EXPECT_EQ(plan.bytes_unshared(), 10U * 100 * 64 * 4);
 }
@@ -67,18 +70,18 @@ TEST(ArenaTest, ASmallerBatchNarrowsTheViewsInPlace) {
   auto block = storage();
   ArenaPlan plan(block);
   const at::Tensor& a = plan.add("a", at::kFloat, per_token(8), 0, 1);
-  const at::Tensor& b = plan.add("b", at::kInt, fixed(2, 0), 0, 1);
-  plan.bind(32);
+  const at::Tensor& b = plan.add("b", at::kInt, per_learned(0), 0, 1);
+  plan.bind(32, 32);
   const void* before = a.data_ptr();
   const uint64_t bytes = block->bytes();
-  plan.bind(5);
+  plan.bind(5, 2);
   EXPECT_EQ(a.data_ptr(), before);
   EXPECT_EQ(a.sizes(), (std::vector<int64_t>{5, 8}));
   EXPECT_EQ(b.sizes(), (std::vector<int64_t>{2}));
   EXPECT_TRUE(a.is_contiguous());
-  plan.bind(32);
+  plan.bind(32, 32);
   EXPECT_EQ(block->bytes(), bytes);
-  plan.bind(33);
+  plan.bind(33, 33);
   EXPECT_GT(block->bytes(), bytes);
   EXPECT_EQ(plan.capacity(), 33);
 }
@@ -88,9 +91,9 @@ TEST(ArenaTest, TwoPlansShareOneBlock) {
   ArenaPlan small(block), large(block);
   const at::Tensor& a = small.add("a", at::kFloat, per_token(4), 0, 0);
   const at::Tensor& b = large.add("b", at::kFloat, per_token(40), 0, 0);
-  small.bind(10);
-  large.bind(10);
-  small.bind(10);
+  small.bind(10, 10);
+  large.bind(10, 10);
+  small.bind(10, 10);
   EXPECT_EQ(a.data_ptr(), b.data_ptr());
   EXPECT_EQ(block->bytes(), 10U * 40 * 4);
 }
@@ -98,9 +101,9 @@ TEST(ArenaTest, TwoPlansShareOneBlock) {
 TEST(ArenaTest, TheLimitSaysWhatWasNeeded) {
   ArenaPlan plan(storage(1000));
   plan.add("a", at::kFloat, per_token(100), 0, 0);
-  plan.bind(2);
+  plan.bind(2, 2);
   try {
-    plan.bind(5);
+    plan.bind(5, 5);
     FAIL() << "2,048 bytes were granted under a limit of 1,000";
   } catch (const ResourceError& error) {
     EXPECT_NE(std::string(error.what()).find("batch_size"), std::string::npos) << error.what();
