@@ -1,4 +1,5 @@
 find_package(Threads REQUIRED)
+find_package(CLI11 2.1 REQUIRED)
 find_package(nlohmann_json 3.10 REQUIRED)
 find_package(fmt REQUIRED)
 find_package(spdlog REQUIRED)

@@ -1,35 +1,23 @@
 #include "cli/command_line.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 
 namespace train_sft::cli {
 namespace {
 
 constexpr const char* kSource = "command line";
+constexpr std::string_view kNoValue{"\0", 1};  // no word of a command line can be this
+constexpr int kMostValues = 1 << 20;
 
-std::string with_underscores(std::string name) {
-  std::replace(name.begin(), name.end(), '-', '_');
+std::string replaced(std::string name, char from, char to) {
+  std::replace(name.begin(), name.end(), from, to);
   return name;
-}
-
-bool is_option(const std::string& word) {
-  return word.size() > 2 && word.compare(0, 2, "--") == 0;
 }
 
 bool is_bool_word(const std::string& word) {
   static const std::vector<std::string> words{"true", "false", "1", "0", "yes", "no", "on", "off"};
   return std::find(words.begin(), words.end(), word) != words.end();
-}
-
-bool goes_by(const Option& option, const std::string& name) {
-  return option.name == name ||
-         std::find(option.aliases.begin(), option.aliases.end(), name) != option.aliases.end();
-}
-
-const Option* find(const std::vector<Option>& options, const std::string& name) {
-  const auto found = std::find_if(options.begin(), options.end(),
-                                  [&](const Option& option) { return goes_by(option, name); });
-  return found == options.end() ? nullptr : &*found;
 }
 
 [[noreturn]] void unknown_option(const Command& command, const std::vector<Option>& options,
@@ -48,124 +36,127 @@ const Option* find(const std::vector<Option>& options, const std::string& name) 
   throw UsageError("unknown option --{}{}", name, hint);
 }
 
-// One option as written: which, by which of its names, and its texts.
+// One option as written: which, by which of its names, and its value.
 struct Given {
   const Option* option;
   std::string spelled;
-  std::vector<std::string> texts;
+  Json value;
 };
 
+// CLI11 splits the words; what their texts may be is the option table's to say.
 class Parser {
  public:
-  Parser(const Command& command, const std::vector<std::string>& words)
-      : command_(command), words_(words), options_(options_of(command)) {}
+  explicit Parser(const Command& command) : command_(command), options_(options_of(command)) {
+    app_.set_help_flag();  // CLI11's own ends parsing by an exception
+    app_.allow_extras();   // unknown_option() knows more than CLI11's error
+    app_.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    help_ = app_.add_flag("-h,--help");
+    for (const Option& option : options_) {
+      declare(option, option.name);
+      for (const std::string& alias : option.aliases) declare(option, alias);
+    }
+  }
 
-  Invocation parse() {
-    while (at_ < words_.size()) take(words_[at_++]);
+  Invocation parse(const std::vector<std::string>& words) {
+    std::vector<std::string> last_first = as_cli11_reads(words);
+    std::reverse(last_first.begin(), last_first.end());
+    app_.parse(last_first);
     Invocation invocation;
-    invocation.positionals = std::move(positionals_);
-    invocation.help = help_;
-    if (help_) return invocation;
-    fill_own(invocation);
+    invocation.help = help_->count() > 0;
+    if (invocation.help) return invocation;
+    const std::vector<Given> all = given();
+    for (const std::string& word : app_.remaining()) invocation.positionals.push_back(extra(word));
+    for (const Option& option : options_) {
+      if (option.set == nullptr) invocation.own[option.name] = parse_json(option.default_text, "");
+    }
+    for (const auto& [option, spelled, value] : all) {
+      if (option->set == nullptr) invocation.own[option->name] = checked_value(*option, value);
+    }
     if (command_.reads_files) {
       const Json& config = invocation.value("config");
       apply_files(invocation.settings, config.is_null() ? "" : config.get<std::string>());
     }
-    fill_shared(invocation);
+    for (const auto& [option, spelled, value] : all) {
+      if (option->set != nullptr) invocation.settings.set(spelled, value, kSource);
+    }
     return invocation;
   }
 
  private:
-  void take(const std::string& word) {
-    if (word == "--help" || word == "-h") {
-      help_ = true;
-    } else if (is_option(word)) {
-      take_option(word);
-    } else if (word.size() > 1 && word[0] == '-' && word != "--") {
-      throw UsageError("unknown option {}; options begin with two dashes", word);
-    } else if (command_.arguments.empty()) {
-      throw UsageError("unexpected '{}'; options are written --name VALUE", word);
-    } else {
-      positionals_.push_back(word);
+  // Each name is an option to CLI11, so that it says which of them was used.
+  void declare(const Option& option, const std::string& name) {
+    const std::string dashed = replaced(name, '_', '-');
+    const std::string names = "--" + name + (dashed == name ? "" : ",--" + dashed);
+    CLI::Option* added =
+        option.type == "bool" ? app_.add_flag(names) : app_.add_option(names, CLI::callback_t());
+    if (option.type != "bool") {
+      // At least none: were it one, CLI11 would take the next option for the value.
+      added->expected(0, option.type == "list" ? kMostValues : 1)
+          ->default_str(std::string(kNoValue));
     }
+    declared_[added] = {&option, name, {}};
   }
 
-  void take_option(const std::string& word) {
-    const size_t equals = word.find('=');
-    const std::string name =
-        with_underscores(word.substr(2, equals == word.npos ? equals : equals - 2));
-    const Option* option = find(options_, name);
-    if (option == nullptr) unknown_option(command_, options_, name);
-    Given given{option, name, {}};
-    if (equals != word.npos) {
-      given.texts.push_back(word.substr(equals + 1));
-    } else if (option->type == "bool") {
-      const bool value_follows = at_ < words_.size() && is_bool_word(words_[at_]);
-      given.texts.push_back(value_follows ? words_[at_++] : "true");
-    } else {
-      take_values(given);
-    }
-    given_.push_back(std::move(given));
-  }
-
-  // A value may begin with one dash (-1), not with two: that is the next option.
-  void take_values(Given& given) {
-    while (at_ < words_.size() && !is_option(words_[at_])) {
-      given.texts.push_back(words_[at_++]);
-      if (given.option->type != "list") break;
-    }
-    if (given.texts.empty()) {
-      throw UsageError("--{} needs a value; one that begins with two dashes is written --{}=VALUE",
-                       given.spelled, given.spelled);
-    }
-  }
-
-  static Json value_of(const Given& given) {
-    if (given.option->type != "list") return parse_option_text(*given.option, given.texts.back());
-    return given.texts;
-  }
-
-  void fill_own(Invocation& invocation) {
-    for (const Option& option : options_) {
-      if (option.set == nullptr) invocation.own[option.name] = parse_json(option.default_text, "");
-    }
-    for (const Given& given : merged()) {
-      if (given.option->set != nullptr) continue;
-      invocation.own[given.option->name] = checked_value(*given.option, value_of(given));
-    }
-  }
-
-  void fill_shared(Invocation& invocation) {
-    for (const Given& given : merged()) {
-      if (given.option->set != nullptr) {
-        invocation.settings.set(given.spelled, value_of(given), kSource);
+  // CLI11 gives a switch a value only after '=', and takes "--name=" for a name without a value.
+  std::vector<std::string> as_cli11_reads(const std::vector<std::string>& words) const {
+    std::vector<std::string> result;
+    for (const std::string& word : words) {
+      const CLI::Option* before =
+          result.empty() ? nullptr : app_.get_option_no_throw(result.back());
+      if (before != nullptr && before->get_items_expected_max() == 0 && is_bool_word(word)) {
+        result.back() += "=" + word;
+      } else if (word.rfind("--", 0) == 0 && word.find('=') == word.size() - 1) {
+        result.insert(result.end(), {word.substr(0, word.size() - 1), ""});
+      } else {
+        result.push_back(word);
       }
     }
+    return result;
   }
 
-  // --data a --data b is one list.
-  std::vector<Given> merged() const {
+  // A word that is no option's.
+  const std::string& extra(const std::string& word) const {
+    if (word.size() > 2 && word.rfind("--", 0) == 0) {
+      unknown_option(command_, options_, replaced(word.substr(2, word.find('=') - 2), '-', '_'));
+    }
+    if (word.size() > 1 && word[0] == '-' && word != "--") {
+      throw UsageError("unknown option {}; options begin with two dashes", word);
+    }
+    if (command_.arguments.empty()) {
+      throw UsageError("unexpected '{}'; options are written --name VALUE", word);
+    }
+    return word;
+  }
+
+  // In the order of the command line; --data a --data b is one list.
+  std::vector<Given> given() const {
     std::vector<Given> result;
-    for (const Given& given : given_) {
+    std::map<const CLI::Option*, size_t> read;
+    for (const CLI::Option* parsed : app_.parse_order()) {
+      Given next = declared_.at(parsed);
+      const std::string& text = parsed->results()[read[parsed]++];
+      if (text == kNoValue) {
+        throw UsageError("--{} needs a value; one that begins with a dash is written --{}=VALUE",
+                         next.spelled, next.spelled);
+      }
+      next.value = parse_option_text(*next.option, text);
       const auto same = std::find_if(result.begin(), result.end(), [&](const Given& earlier) {
-        return given.option->type == "list" && earlier.option == given.option;
+        return next.option->type == "list" && earlier.option == next.option;
       });
       if (same == result.end()) {
-        result.push_back(given);
+        result.push_back(std::move(next));
       } else {
-        same->texts.insert(same->texts.end(), given.texts.begin(), given.texts.end());
+        same->value.push_back(text);
       }
     }
     return result;
   }
 
   const Command& command_;
-  const std::vector<std::string>& words_;
   const std::vector<Option> options_;
-  size_t at_ = 0;
-  std::vector<Given> given_;
-  std::vector<std::string> positionals_;
-  bool help_ = false;
+  CLI::App app_;
+  CLI::Option* help_ = nullptr;
+  std::map<const CLI::Option*, Given> declared_;
 };
 
 }  // namespace
@@ -215,7 +206,7 @@ std::vector<Option> options_of(const Command& command) {
 }
 
 Invocation parse_command_line(const Command& command, const std::vector<std::string>& words) {
-  return Parser(command, words).parse();
+  return Parser(command).parse(words);
 }
 
 }  // namespace train_sft::cli

@@ -33,11 +33,10 @@ std::string wrapped(const std::string& text, size_t indent) {
 }
 
 std::string value_text(const Option& option) {
+  static const std::map<std::string, std::string> by_type{
+      {"int", "INT"}, {"float", "FLOAT"}, {"string", "TEXT"}, {"list", "TEXT"}};
   if (option.type == "bool") return "";
-  if (option.type == "list") return " A...";
-  if (option.type == "int") return " N";
-  if (option.type == "float") return " X";
-  return " A";
+  return " " + by_type.at(option.type) + (option.type == "list" ? "..." : "");
 }
 
 std::string described(const Option& option) {

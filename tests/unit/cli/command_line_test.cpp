@@ -59,6 +59,20 @@ TEST(CommandLineTest, SwitchesStandAloneOrTakeAValue) {
   EXPECT_EQ(both.settings.config.seed, 3);
 }
 
+TEST(CommandLineTest, ASwitchLeavesTheNextWordToTheArguments) {
+  Command inspect = training();
+  inspect.arguments = "PATH";
+  const Invocation invocation =
+      parse_command_line(inspect, {"--json", "a.txt", "--steps", "2", "--use-tensorboard", "no"});
+  EXPECT_THAT(invocation.positionals, ElementsAre("a.txt"));
+  EXPECT_TRUE(invocation.settings.config.json);
+  EXPECT_FALSE(invocation.settings.config.use_tensorboard);
+}
+
+TEST(CommandLineTest, TheLastOfARepeatedOptionCounts) {
+  EXPECT_EQ(parse({"--lr", "1e-3", "--lr=2e-3"}).settings.config.learning_rate, 2e-3);
+}
+
 TEST(CommandLineTest, ListsGatherValuesAndRepetitions) {
   EXPECT_THAT(parse({"--data", "a", "b*2", "--data=c"}).settings.config.data,
               ElementsAre("a", "b*2", "c"));
@@ -88,6 +102,10 @@ TEST(CommandLineTest, MissingValuesAreNamed) {
   EXPECT_THAT(error_of({"--lr"}), HasSubstr("--lr needs a value"));
   EXPECT_THAT(error_of({"--prompt", "--lr", "1"}), HasSubstr("--prompt needs a value"));
   EXPECT_EQ(parse({"--prompt=--lr"}).text("prompt"), "--lr");
+  EXPECT_EQ(parse({"--prompt="}).text("prompt"), "");
+  EXPECT_EQ(parse({"--prompt", ""}).text("prompt"), "");
+  EXPECT_THAT(error_of({"--prompt", "-x"}), HasSubstr("written --prompt=VALUE"));
+  EXPECT_EQ(parse({"--prompt=-x"}).text("prompt"), "-x");
 }
 
 TEST(CommandLineTest, ContradictionsSurviveParsingForValidation) {
