@@ -187,7 +187,7 @@ void warn_about_data(const DataReport& report, Json& warnings) {
 Json make_plan(const TrainConfig& config, const DataSize& data) {
   Json warnings = Json::array();
   const ModelConfig model = model_of_run(config, data, warnings);
-  const BatchShape batch = resolve_batch(config, 1);
+  const BatchShape batch = resolve_batch(config, config.gpus);
   const RunShape run = resolve_run(config, batch, data.rows);
   const int64_t params = parameter_layout(model).count();
 

@@ -227,6 +227,8 @@ std::vector<Option> run_options() {
       derived(row<&T::tensorboard_dir>("tensorboard_dir", {}, "Where they go"),
               "runs_instruct for conversations, else runs"),
       derived(row<&T::log_file>("log_file", {}, "The run's log"), "training.log in out_dir"),
+      row<&T::log_examples>("log_examples", {},
+                            "Write the example ids of every step to examples.jsonl"),
       row<&T::json>("json", {}, "One JSON object on stdout, everything else on stderr"),
   };
 }
@@ -238,6 +240,10 @@ std::vector<Option> machine_options() {
              {"auto", "fp32", "bf16"}),
       derived(between(row<&T::threads>("threads", {}, "CPU threads"), 0, 4096),
               "the cores this process may use"),
+      between(row<&T::gpus>("gpus", {},
+                            "Ranks of the batch: batch_size and grad_accum count for each; with "
+                            "fewer devices the ranks are computed in turn, with the same result"),
+              1, 65536),
   };
 }
 

@@ -79,6 +79,7 @@ Loop::Loop(Run& r)
 void save(Loop& loop) {
   Run& run = loop.run;
   run.metrics->sync();  // what the checkpoint counts must be as durable as the checkpoint
+  run.examples->sync();
   const bool is_best =
       !run.evaluates() || run.state.best_step < 0 || run.state.best_step == run.state.step;
   CheckpointParts parts;

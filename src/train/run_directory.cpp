@@ -18,8 +18,13 @@ bool holds_a_run(const std::string& directory) {
 // to, nothing but the lock.
 void open_out_dir(Run& run) {
   run.out_dir = run.config().out_dir;
-  make_directories(run.out_dir);
-  run.lock = std::make_unique<DirectoryLock>(run.out_dir);
+  try {
+    make_directories(run.out_dir);
+    run.lock = std::make_unique<DirectoryLock>(run.out_dir);
+  } catch (const ResourceError& error) {
+    throw ResourceError("out_dir: {} cannot be used ({}); choose another place with --out_dir",
+                        run.out_dir, error.what());
+  }
   if (!run.start.may_reuse_out_dir && holds_a_run(run.out_dir))
     throw UsageError(
         "out_dir: {} holds another run; go on with it by --resume auto{}, or choose "

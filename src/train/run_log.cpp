@@ -44,8 +44,12 @@ void log_model(const Run& run) {
 
 void log_length(const Run& run) {
   const BatchShape& batch = run.batch;
-  log::info("a step: {} rows = batch_size {} × grad_accum {}, up to {} tokens",
-            batch.rows_per_step(), batch.batch_size, batch.grad_accum, batch.tokens_per_step());
+  log::info("a step: {} rows = batch_size {} × grad_accum {}{}, up to {} tokens",
+            batch.rows_per_step(), batch.batch_size, batch.grad_accum,
+            batch.ranks > 1 ? fmt::format(" × {} ranks", batch.ranks) : "",
+            batch.tokens_per_step());
+  if (batch.ranks > 1)
+    log::info("the {} ranks are computed one after another on this device", batch.ranks);
   log::info("an epoch: {} steps; the run: {} steps, {:.3f} epochs{}", run.shape.steps_per_epoch,
             run.schedule.max_iters, run.shape.epochs(),
             run.state.step > 0 ? fmt::format(", {} done", run.state.step) : "");

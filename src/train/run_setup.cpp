@@ -69,12 +69,12 @@ void check_same_data(Run& run, int64_t recorded_rows_per_step) {
   };
   require("training data", run.state.data_fingerprint, saved.data_fingerprint);
   require("tokenizer", run.state.tokenizer_fingerprint, saved.tokenizer_fingerprint);
-  require("number of rows a step (batch_size × grad_accum)", run.batch.rows_per_step(),
+  require("number of rows a step (batch_size × grad_accum × gpus)", run.batch.rows_per_step(),
           recorded_rows_per_step);
 }
 
 void prepare_batches(Run& run) {
-  run.batch = resolve_batch(run.config(), 1);
+  run.batch = resolve_batch(run.config(), run.config().gpus);
   run.shape = resolve_run(run.config(), run.batch, run.train_rows->size());
   run.order.emplace(run.train_rows->size(), static_cast<uint64_t>(run.config().seed), true,
                     run.batch.rows_per_step());
@@ -171,6 +171,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
   cut_step_lines(join_path(run->out_dir, "samples.jsonl"), reported);
   run->metrics = std::make_unique<MetricsWriter>(
       run->out_dir, run->config().use_tensorboard ? run->config().tensorboard_dir : "", reported);
+  run->examples = std::make_unique<ExampleLog>(*run);
   log_run(*run);
   return run;
 }

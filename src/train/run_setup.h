@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "train/example_log.h"
 #include "train/start.h"
 #include "train_sft/base/file.h"
 #include "train_sft/config/run_shape.h"
@@ -38,6 +39,7 @@ struct Run {
   std::unique_ptr<AdamW> optimizer;  // refers to parameters
   std::unique_ptr<Engine> engine;    // refers to parameters
   std::unique_ptr<MetricsWriter> metrics;
+  std::unique_ptr<ExampleLog> examples;
   TrainState state;
 
   const TrainConfig& config() const { return settings.config; }

@@ -29,14 +29,15 @@ Accumulated accumulate(Run& run) {
   Accumulated total;
   const auto data_step = static_cast<uint64_t>(run.state.data_step);
   run.parameters->zero_gradients();
-  for (int64_t micro = 0; micro < run.batch.grad_accum; ++micro) {
-    if (micro > 0 && signals::stop_requested()) {
+  const int64_t ranks = run.batch.ranks;  // of one process: worked off in turn
+  for (int64_t turn = 0; turn < run.batch.grad_accum * ranks; ++turn) {
+    if (turn > 0 && signals::stop_requested()) {
       total.interrupted = true;
       break;
     }
     const auto begin = Clock::now();
-    const Batch batch =
-        make_batch(*run.train_rows, *run.order, data_step, micro, run.batch.batch_size);
+    const Batch batch = make_batch(*run.train_rows, *run.order, data_step, turn / ranks,
+                                   run.batch.batch_size, turn % ranks, ranks);
     total.data_wait_ms += ms_since(begin);
     if (batch.size() == 0) break;  // an epoch's last step is short
     const LossSums sums =

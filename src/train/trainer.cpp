@@ -91,6 +91,7 @@ Ending run_loop(Loop& loop) {
     const StepOutcome outcome = take_step(run);  // data → forward, backward → clip, update
     if (outcome.interrupted) return Ending::signal;
     loop.reporter.step_done(outcome);
+    run.examples->step_done(run);
     if (const auto ending = after_step(loop, outcome)) return *ending;
   }
   return Ending::max_iters;

@@ -79,12 +79,14 @@ struct TrainConfig {
   bool use_tensorboard = false;
   std::string tensorboard_dir;  // derived: runs_instruct for conversations, else runs
   std::string log_file;         // derived: <out_dir>/training.log
+  bool log_examples = false;    // examples.jsonl: the example ids of every step
   bool json = false;
 
   // -- machine
   std::string device = "auto";     // auto, cpu
   std::string precision = "auto";  // auto, fp32, bf16
   int64_t threads = 0;             // 0: the cores this process may use
+  int64_t gpus = 1;                // ranks of the batch; worked off in turn by the devices there are
 };
 
 }  // namespace train_sft
