@@ -102,7 +102,7 @@ def make_optimizer(model, arguments):
 def learning_rate_at(step, arguments):
     if step < arguments.warmup_iters:
         return arguments.learning_rate * (step + 1) / arguments.warmup_iters
-    progress = (step - arguments.warmup_iters + 1) / (arguments.max_iters - arguments.warmup_iters)
+    progress = (step - arguments.warmup_iters) / (arguments.max_iters - 1 - arguments.warmup_iters)
     return arguments.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (arguments.learning_rate - arguments.min_lr)
 
 

@@ -9,6 +9,23 @@ require_program() {
     fail "the program is not there ($train_sft)" "Run scripts/setup.sh and scripts/build.sh, or set TRAIN_SFT."
 }
 
+# Runs a command so that a stop of this script stops it too, and waits until it has saved. SIGTERM to
+# the script alone is passed on; Ctrl-C reaches the command by itself, being of the same terminal.
+run_until_saved() {
+  local child code
+  "$@" </dev/null &
+  child=$!
+  trap 'kill -TERM $child 2>/dev/null' TERM
+  trap : INT
+  while :; do
+    code=0
+    wait $child || code=$?
+    kill -0 $child 2>/dev/null || break  # else wait was cut short by a signal
+  done
+  trap - TERM INT
+  return $code
+}
+
 # run_phase NAME ARGUMENTS…: trains into $checkpoints/NAME, from where it stopped if it was begun.
 # A phase that ended well leaves NAME/finished with its arguments in it, and is not run again.
 run_phase() {
@@ -23,7 +40,7 @@ run_phase() {
     rm "$out/finished"
   fi
   say "$name: $train_sft $*"
-  "$train_sft" "$@" --out_dir "$out" --resume auto </dev/null || code=$?
+  run_until_saved "$train_sft" "$@" --out_dir "$out" --resume auto || code=$?
   if [ $code != 0 ]; then
     printf 'error: the %s phase ended with code %d\n' "$name" $code >&2
     printf '       Its own message is above; scripts/resume.sh goes on from its last checkpoint.\n' >&2

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes data/text.txt: 991,386 tokens under this example's char tokenizer, which are 968 rows of
-1,024 and a tail of 153 (the one token between them is the last row's last target). Deterministic."""
+"""Makes data/text.txt: 991,386 tokens under this example's char tokenizer (a token a character, and
+one for the end of the text), which are 968 rows of 1,024 and a tail of 153 (the one token between them
+is the last row's last target). Deterministic."""
 
 import os
 import sys
@@ -12,7 +13,7 @@ TOKENS = 991_386
 
 
 def main():
-    synthetic.write_text("data/text.txt", synthetic.text(synthetic.dice(1), TOKENS))
+    synthetic.write_text("data/text.txt", synthetic.text(synthetic.dice(1), TOKENS - 1))
     print(f"data/text.txt: {TOKENS} tokens")
 
 
