@@ -11,6 +11,8 @@ esac
 "$root/scripts/setup.sh" --tests
 "$root/scripts/build.sh" all
 say "running the tests"
+# Tests run side by side: idle OpenMP threads shall sleep, not spin the others out.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 code=0
 ctest --test-dir "$build_dir" --output-on-failure --no-tests=error -j "$(nproc)" "$@" </dev/null ||
   code=$?
