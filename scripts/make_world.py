@@ -51,12 +51,16 @@ GOODS = "wool salt glass wine paper bells silk clay".split()
 DIETS = "moss fish seeds bark roots snails berries grass".split()
 HOMES = "caves trees ponds barns hills burrows reeds ruins".split()
 LETTERS = "abcdefghijklmnoprstuvw"
-VISITORS = "Tom Ann Sam Lucy Max Eve Jack Rose Bill Kate".split()
-# What people of the stories do: statement, question, what may be filled in.
+WOMEN_OF_STORIES = "Ann Lucy Eve Rose Kate".split()
+VISITORS = WOMEN_OF_STORIES + "Tom Sam Max Jack Bill".split()
+# What people of the stories do: {n} who, {v} one of the values.
+Deed = collections.namedtuple("Deed", "statement question values")
 DEEDS = [
-    ("{n} went to the {v}.", "Where did {n} go?", "market mill garden bridge school forest harbour church".split()),
-    ("{n} found a {v}.", "What did {n} find?", "cup fox hat key lamp nut pen ring".split()),
-    ("{n} bought a {v}.", "What did {n} buy?", "drum shoe broom rope spoon chair clock kite".split()),
+    Deed("{n} went to the {v}.", "Where did {n} go?", "market mill garden bridge school forest harbour church".split()),
+    Deed("{n} found a {v}.", "What did {n} find?", "cup fox hat key lamp nut pen ring".split()),
+    Deed("{n} bought a {v}.", "What did {n} buy?", "drum shoe broom rope spoon chair clock kite".split()),
+    Deed("{n} saw a {v}.", "What did {n} see?", "cup fox hat key lamp nut pen ring".split()),
+    Deed("{n} lost a {v}.", "What did {n} lose?", "drum shoe broom rope spoon chair clock kite".split()),
 ]
 
 # A kind of fact: category, entities, values, statements for the prose, questions. {e} entity, {v} value.
@@ -83,7 +87,7 @@ LARGEST = 20          # operand of a sum
 PROSE_COPIES = 25     # paragraphs about each entity
 QUIZ_COPIES = 30      # of each wording of each question in the quiz book
 TABLE_COPIES = 30     # of each line of the tables
-BOOK_EXERCISES = {"reversal": 2500, "sorting": 2500, "counting": 2500, "stories": 5000}
+BOOK_EXERCISES = {"reversal": 1500, "sorting": 1500, "counting": 1000, "stories": 4000}
 TRAIN_EXERCISES = {"reversal": 2000, "sorting": 1500, "counting": 1000, "stories": 2500}
 HELD_OUT_EXERCISES = {"reversal": 40, "sorting": 40, "counting": 40, "stories": 40}
 HELD_OUT_SUMS = 60
@@ -177,13 +181,13 @@ def counting(dice):
 
 
 def stories(dice):
-    deeds = []
-    for name in dice.sample(VISITORS, dice.between(2, 3)):
-        statement, question, values = dice.pick(DEEDS)
-        value = dice.pick(values)
-        deeds.append((statement.format(n=name, v=value), question.format(n=name), value))
-    _, question, answer = dice.pick(deeds)
-    return question, " ".join(sentence for sentence, _, _ in deeds), answer
+    """About one person: "Tom went to the mill. He found a cup." Asked is one of two or three deeds."""
+    name = dice.pick(VISITORS)
+    pronoun = "She" if name in WOMEN_OF_STORIES else "He"
+    deeds = [(deed, dice.pick(deed.values)) for deed in dice.sample(DEEDS, dice.between(2, 3))]
+    sentences = [deed.statement.format(n=pronoun if i else name, v=v) for i, (deed, v) in enumerate(deeds)]
+    asked, answer = dice.pick(deeds)
+    return asked.question.format(n=name), " ".join(sentences), answer
 
 
 SKILLS = {"reversal": reversal, "sorting": sorting, "counting": counting, "stories": stories}
