@@ -34,26 +34,58 @@ struct Sink {
   bool accumulate;
 
   template <int MR, int NV>
-  TRAIN_SFT_INLINE void take(const Tile<MR, NV>& tile, int64_t row, int64_t column,
+  TRAIN_SFT_INLINE void take(Tile<MR, NV>& tile, int64_t row, int64_t column,
                              int64_t columns) const {
+    if (partial != nullptr || columns < NV * Vec::width) {
+      float rows[MR * NV * Vec::width];
+      each(tile, [&](auto i, auto j, Vec& x)
+                     TRAIN_SFT_INLINE_LAMBDA { x.store(rows + (i * NV + j) * Vec::width); });
+      const int64_t width = columns < NV * Vec::width ? columns : NV * Vec::width;
+      return take_rows(rows, MR, NV * Vec::width, row, column, width);
+    }
+    Out* to = out + row * stride + column;
+    if (bias != nullptr) {
+      each(tile, [&](auto, auto j, Vec& x) TRAIN_SFT_INLINE_LAMBDA {
+        x = x + Vec::load(bias + column + j * Vec::width);
+      });
+    }
+    if (accumulate) {
+      each(tile, [&](auto i, auto j, Vec& x) TRAIN_SFT_INLINE_LAMBDA {
+        x = x + Vec::load(to + i * stride + j * Vec::width);
+      });
+    }
+    each(tile, [&](auto i, auto j, Vec& x)
+                   TRAIN_SFT_INLINE_LAMBDA { x.store(to + i * stride + j * Vec::width); });
+  }
+
+ private:
+  template <int MR, int NV, typename F>
+  TRAIN_SFT_INLINE static void each(Tile<MR, NV>& tile, F&& f) {
     unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
-      unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
-        const int64_t c = column + j * Vec::width;
-        const int64_t left = columns - j * Vec::width;
-        const int64_t n = left >= Vec::width ? 0 : left;
-        Vec x = tile.acc[i][j];
-        if (partial != nullptr) x = x + load(partial + (row + i) * partial_stride + c, n);
-        if (bias != nullptr) x = x + load(bias + c, n);
-        Out* to = out + (row + i) * stride + c;
+      unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA { f(i, j, tile.acc[i][j]); });
+    });
+  }
+
+  // The general case, from memory: tiles at the right edge and sums of several blocks.
+  __attribute__((noinline)) void take_rows(const float* rows, int64_t count, int64_t rows_stride,
+                                           int64_t row, int64_t column, int64_t columns) const {
+    for (int64_t i = 0; i < count; ++i) {
+      for_lanes(columns, [&](int64_t j, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
+        Vec x = load(rows + i * rows_stride + j, n);
+        if (partial != nullptr) {
+          x = x + load(partial + (row + i) * partial_stride + column + j, n);
+        }
+        if (bias != nullptr) x = x + load(bias + column + j, n);
+        Out* to = out + (row + i) * stride + column + j;
         if (accumulate) x = x + load(to, n);
         store(to, x, n);
       });
-    });
+    }
   }
 };
 
 // Where the rows of the left side are read from: packed panels, or the matrix itself.
-enum class Left { packed, rows, columns };
+enum class Left { packed, rows };
 
 template <typename Lane>
 struct LeftPanel {
@@ -74,8 +106,6 @@ __attribute__((noinline)) void tile_product(LeftPanel<Lane> a, const Lane* b, in
 #endif
       if constexpr (kLeft == Left::packed) {
     tile.add_column_major(a.data, kPanelStride, b, kTileColumns, depth);
-  } else if constexpr (kLeft == Left::columns) {
-    tile.add_column_major(a.data, a.stride, b, kTileColumns, depth);
   } else {
     tile.add_row_major(a.data, a.stride, b, kTileColumns, depth);
   }
@@ -157,8 +187,6 @@ void multiply_rows(const Block<Lane, T, Out>& block, Range rows, Range b_panels)
         LeftPanel<Lane> a{packed + (p - p0) * panel_lanes, kPanelStride};
         if constexpr (kLeft == Left::rows) {
           a = {block.a.data + r.begin * block.a.stride + block.k, block.a.stride};
-        } else if constexpr (kLeft == Left::columns) {
-          a = {block.a.data + block.k * block.a.stride + r.begin, block.a.stride};
         }
         multiply_panel<kLeft>(block, a, r, q);
       }
@@ -166,13 +194,13 @@ void multiply_rows(const Block<Lane, T, Out>& block, Range rows, Range b_panels)
   }
 }
 
-// Packing the left side costs as much as some hundred columns of products: narrow results read the
-// matrix itself, unless its rows lie a multiple of 4 KB apart and would fall on each other in L1.
+// Packing a left side by transposing it costs as much as some hundred columns of products: narrow
+// results read the matrix itself, unless its rows lie a multiple of 4 KB apart and would fall on
+// each other in L1.
 template <typename Lane, typename T, typename Out>
 void multiply(const Block<Lane, T, Out>& block, Range rows, Range b_panels) {
   if constexpr (std::is_same_v<Lane, T>) {
-    if (block.columns <= kDirectColumns && block.a.stride % 1024 != 0) {
-      if (block.a.transposed) return multiply_rows<Left::columns>(block, rows, b_panels);
+    if (!block.a.transposed && block.columns <= kDirectColumns && block.a.stride % 1024 != 0) {
       return multiply_rows<Left::rows>(block, rows, b_panels);
     }
   }
