@@ -12,6 +12,7 @@ Command eval_command();
 Command generate_command();
 Command chat_command();
 Command inspect_command();
+Command import_command();
 Command options_command();
 Command version_command();
 

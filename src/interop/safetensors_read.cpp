@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "interop/map_file.h"
 #include "train_sft/base/error.h"
 #include "train_sft/interop/safetensors.h"
 
@@ -18,14 +19,6 @@ constexpr int kMaxHeaderDepth = 8;                 // the format needs 3
 // Not the ordered Json of base: its look-up is linear, so a header of a million names would take
 // hours. Order follows from the offsets anyway.
 using Header = nlohmann::json;
-
-MappedFile map_file(const std::string& path) {
-  try {
-    return MappedFile(path);
-  } catch (const DataError& error) {
-    throw CheckpointError("{}", error.what());
-  }
-}
 
 uint64_t little_endian_u64(const std::byte* bytes) {
   uint64_t value = 0;
@@ -173,7 +166,7 @@ size_t dtype_bytes(const std::string& dtype) {
   return found == sizes.end() ? 0 : found->second;
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : file_(map_file(path)) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(map_model_file(path)) {
   const std::string_view text = header_text(file_.bytes(), path);
   const auto data = file_.bytes().subspan(kLengthBytes + text.size());
   const Header header = parse_header(text, path);

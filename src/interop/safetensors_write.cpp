@@ -28,10 +28,8 @@ std::string header_of(const std::vector<SafetensorsEntry>& entries,
   for (const auto& entry : entries) {
     TRAIN_SFT_CHECK(dtype_bytes(entry.dtype) > 0, "tensor '{}' has dtype '{}'", entry.name,
                     entry.dtype);
-    TRAIN_SFT_CHECK(entry.bytes.size() == expected_bytes(entry), "tensor '{}': {} bytes for {}",
-                    entry.name, entry.bytes.size(), expected_bytes(entry));
     TRAIN_SFT_CHECK(names.insert(entry.name).second, "tensor '{}' given twice", entry.name);
-    const uint64_t end = offset + entry.bytes.size();
+    const uint64_t end = offset + expected_bytes(entry);
     const Json value = {
         {"dtype", entry.dtype}, {"shape", entry.shape}, {"data_offsets", {offset, end}}};
     if (text.size() > 1) text += ',';
@@ -46,24 +44,53 @@ std::string header_of(const std::vector<SafetensorsEntry>& entries,
 
 }  // namespace
 
-std::string write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries,
-                              const std::map<std::string, std::string>& metadata) {
+struct SafetensorsWriter::State {
+  explicit State(const std::string& path) : file(path, FileWriter::Mode::truncate) {}
+  void put(std::span<const std::byte> bytes) {
+    file.write(bytes);
+    checksum.add(bytes);
+  }
+
+  FileWriter file;
+  Checksum checksum;
+  uint64_t left = 0;  // bytes of tensors still to come
+};
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path,
+                                     const std::vector<SafetensorsEntry>& entries,
+                                     const std::map<std::string, std::string>& metadata)
+    : state_(std::make_unique<State>(path)) {
   const std::string header = header_of(entries, metadata);
   std::string length(8, '\0');
   for (size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
+  state_->put(std::as_bytes(std::span(length)));
+  state_->put(std::as_bytes(std::span(header)));
+  for (const auto& entry : entries) state_->left += expected_bytes(entry);
+}
+SafetensorsWriter::~SafetensorsWriter() = default;
 
-  FileWriter file(path, FileWriter::Mode::truncate);
-  Checksum checksum;
-  const auto put = [&](std::span<const std::byte> bytes) {
-    file.write(bytes);
-    checksum.add(bytes);
-  };
-  put(std::as_bytes(std::span(length)));
-  put(std::as_bytes(std::span(header)));
-  for (const auto& entry : entries) put(entry.bytes);
-  file.sync();
-  file.close();
-  return checksum.hex();
+void SafetensorsWriter::write(std::span<const std::byte> bytes) {
+  TRAIN_SFT_CHECK(bytes.size() <= state_->left, "{} bytes more than the tensors have",
+                  bytes.size() - state_->left);
+  state_->put(bytes);
+  state_->left -= bytes.size();
+}
+
+std::string SafetensorsWriter::finish() {
+  TRAIN_SFT_CHECK(state_->left == 0, "{} bytes of the tensors did not come", state_->left);
+  state_->file.sync();
+  state_->file.close();
+  return state_->checksum.hex();
+}
+
+std::string write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries,
+                              const std::map<std::string, std::string>& metadata) {
+  for (const auto& entry : entries)
+    TRAIN_SFT_CHECK(entry.bytes.size() == expected_bytes(entry), "tensor '{}': {} bytes for {}",
+                    entry.name, entry.bytes.size(), expected_bytes(entry));
+  SafetensorsWriter writer(path, entries, metadata);
+  for (const auto& entry : entries) writer.write(entry.bytes);
+  return writer.finish();
 }
 
 }  // namespace train_sft

@@ -1,110 +1,12 @@
 #include "train_sft/model/parameters.h"
 
 #include <ATen/ops/zeros.h>
-#include <fmt/format.h>
-
-#include <utility>
 
 #include "train_sft/base/error.h"
 #include "train_sft/ops/zero.h"
 
 namespace train_sft {
 namespace {
-
-// 32 elements are 64 bytes of bfloat16 and more of wider types: one layout serves every dtype.
-constexpr int64_t kAlignment = 32;
-
-class LayoutBuilder {
- public:
-  explicit LayoutBuilder(ParameterLayout& layout) : layout_(layout) {}
-
-  void layer(int64_t index) { layer_ = index; }
-
-  void add(const std::string& name, std::vector<int64_t> shape) {
-    align();
-    append(name, std::move(shape));
-  }
-
-  // Neighbours without gaps, which serve as one matrix of all their rows.
-  void add_group(const std::vector<std::pair<std::string, std::vector<int64_t>>>& members) {
-    align();
-    for (const auto& [name, shape] : members) append(name, shape);
-  }
-
-  void finish() { align(); }
-
- private:
-  void align() { layout_.total = (layout_.total + kAlignment - 1) / kAlignment * kAlignment; }
-
-  void append(const std::string& name, std::vector<int64_t> shape) {
-    ParameterInfo info;
-    info.name = name;
-    info.offset = layout_.total;
-    info.numel = 1;
-    for (int64_t extent : shape) info.numel *= extent;
-    info.decay = shape.size() >= 2;
-    info.layer = layer_;
-    info.shape = std::move(shape);
-    layout_.total += info.numel;
-    layout_.parameters.push_back(std::move(info));
-  }
-
-  ParameterLayout& layout_;
-  int64_t layer_ = -1;
-};
-
-void add_gpt2(LayoutBuilder& builder, const ModelConfig& config) {
-  const int64_t C = config.n_embd;
-  const int64_t F = config.ffn();
-  builder.add("transformer.wte.weight", {config.vocab_size, C});
-  builder.add("transformer.wpe.weight", {config.block_size, C});
-  for (int64_t l = 0; l < config.n_layer; ++l) {
-    builder.layer(l);
-    const std::string h = fmt::format("transformer.h.{}.", l);
-    builder.add(h + "ln_1.weight", {C});
-    builder.add(h + "ln_1.bias", {C});
-    builder.add(h + "attn.c_attn.weight", {C, 3 * C});
-    builder.add(h + "attn.c_attn.bias", {3 * C});
-    builder.add(h + "attn.c_proj.weight", {C, C});
-    builder.add(h + "attn.c_proj.bias", {C});
-    builder.add(h + "ln_2.weight", {C});
-    builder.add(h + "ln_2.bias", {C});
-    builder.add(h + "mlp.c_fc.weight", {C, F});
-    builder.add(h + "mlp.c_fc.bias", {F});
-    builder.add(h + "mlp.c_proj.weight", {F, C});
-    builder.add(h + "mlp.c_proj.bias", {C});
-  }
-  builder.layer(-1);
-  builder.add("transformer.ln_f.weight", {C});
-  builder.add("transformer.ln_f.bias", {C});
-}
-
-void add_llama(LayoutBuilder& builder, const ModelConfig& config) {
-  const int64_t C = config.n_embd;
-  const int64_t F = config.ffn();
-  const int64_t KV = config.kv_heads() * config.head_dim();
-  builder.add("model.embed_tokens.weight", {config.vocab_size, C});
-  for (int64_t l = 0; l < config.n_layer; ++l) {
-    builder.layer(l);
-    const std::string h = fmt::format("model.layers.{}.", l);
-    builder.add(h + "input_layernorm.weight", {C});
-    const std::string attention = h + "self_attn.";
-    builder.add_group({{attention + "q_proj.weight", {C, C}},
-                       {attention + "k_proj.weight", {KV, C}},
-                       {attention + "v_proj.weight", {KV, C}}});
-    if (config.qkv_bias) {
-      builder.add_group({{attention + "q_proj.bias", {C}},
-                         {attention + "k_proj.bias", {KV}},
-                         {attention + "v_proj.bias", {KV}}});
-    }
-    builder.add(attention + "o_proj.weight", {C, C});
-    builder.add(h + "post_attention_layernorm.weight", {C});
-    builder.add_group({{h + "mlp.gate_proj.weight", {F, C}}, {h + "mlp.up_proj.weight", {F, C}}});
-    builder.add(h + "mlp.down_proj.weight", {C, F});
-  }
-  builder.layer(-1);
-  builder.add("model.norm.weight", {C});
-}
 
 const ParameterInfo& find(const ParameterLayout& layout, const std::string& name) {
   for (const ParameterInfo& info : layout.parameters)
@@ -113,24 +15,6 @@ const ParameterInfo& find(const ParameterLayout& layout, const std::string& name
 }
 
 }  // namespace
-
-int64_t ParameterLayout::count() const {
-  int64_t sum = 0;
-  for (const ParameterInfo& info : parameters) sum += info.numel;
-  return sum;
-}
-
-ParameterLayout parameter_layout(const ModelConfig& config) {
-  ParameterLayout layout;
-  LayoutBuilder builder(layout);
-  if (config.family == Family::gpt2)
-    add_gpt2(builder, config);
-  else
-    add_llama(builder, config);
-  if (!config.tie_embeddings) builder.add("lm_head.weight", {config.vocab_size, config.n_embd});
-  builder.finish();
-  return layout;
-}
 
 Parameters::Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
                        bool with_gradients)

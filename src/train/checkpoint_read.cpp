@@ -89,9 +89,12 @@ void load_flat(const SafetensorsFile& file, const std::string& path, const std::
 std::string verify_checkpoint(const std::string& directory) {
   try {
     const files::Manifest manifest = files::read_manifest(directory);
-    for (const char* required : {files::kModel, files::kModelConfig, files::kTrainState})
+    for (const char* required : {files::kModel, files::kModelConfig})
       if (!manifest.has(required))
         return fmt::format("{}: the manifest does not list {}", directory, required);
+    // An imported model has no run to go on with.
+    if (manifest.has(files::kOptimizer) && !manifest.has(files::kTrainState))
+      return fmt::format("{}: the manifest does not list {}", directory, files::kTrainState);
     for (const auto& [name, record] : manifest.files) {
       const std::string path = join_path(directory, name);
       if (!path_exists(path)) return fmt::format("{}: is missing", path);

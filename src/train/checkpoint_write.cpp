@@ -55,6 +55,16 @@ void add_tensors(std::vector<SafetensorsEntry>& entries, const std::string& pref
                           flat.narrow(0, parameter.offset, parameter.numel).view(parameter.shape)));
 }
 
+// Files that somebody else wrote are made durable and recorded like ours.
+void record_others(const std::string& directory, files::Manifest& manifest) {
+  for (const auto& name : list_directory(directory)) {
+    const std::string path = join_path(directory, name);
+    if (manifest.has(name)) continue;
+    FileWriter(path, FileWriter::Mode::append).sync();
+    manifest.files[name] = {file_size(path), checksum_of_file(path)};
+  }
+}
+
 class CheckpointWriter {
  public:
   CheckpointWriter(std::string directory, const CheckpointParts& parts)
@@ -69,7 +79,7 @@ class CheckpointWriter {
     parts_.tokenizer->save(directory_, parts_.chat_template ? parts_.chat_template->jinja() : "");
     write_optimizer();
     write_text(files::kTrainState, dump_json(to_json(*parts_.state)));
-    record_others();
+    record_others(directory_, manifest_);  // the tokenizer wrote its files itself
     const std::string manifest = dump_json(files::to_json(manifest_));
     write_text(files::kManifest, manifest);
   }
@@ -128,21 +138,20 @@ class CheckpointWriter {
     write_tensors(files::kOptimizer, entries);
   }
 
-  // The tokenizer wrote its files itself: they are made durable and recorded like the others.
-  void record_others() {
-    for (const auto& name : list_directory(directory_)) {
-      if (manifest_.has(name)) continue;
-      FileWriter(path(name), FileWriter::Mode::append).sync();
-      manifest_.files[name] = {file_size(path(name)), checksum_of_file(path(name))};
-    }
-  }
-
   std::string directory_;
   const CheckpointParts& parts_;
   files::Manifest manifest_;
 };
 
 }  // namespace
+
+void seal_model_directory(const std::string& directory) {
+  files::Manifest manifest;
+  record_others(directory, manifest);
+  FileWriter file(join_path(directory, files::kManifest), FileWriter::Mode::truncate);
+  file.write(dump_json(files::to_json(manifest)));
+  file.sync();
+}
 
 std::string save_checkpoint(const std::string& out_dir, const CheckpointParts& parts,
                             bool is_best) {

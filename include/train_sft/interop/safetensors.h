@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,8 +37,23 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes entries in the given order and syncs the file; the same entries give the same bytes.
-// Returns the checksum of its bytes (XXH3-128).
+// Writes a file tensor by tensor, for models larger than memory.
+class SafetensorsWriter {
+ public:
+  // The tensors to come, in order; their bytes are ignored.
+  SafetensorsWriter(const std::string& path, const std::vector<SafetensorsEntry>& entries,
+                    const std::map<std::string, std::string>& metadata = {});
+  ~SafetensorsWriter();
+  void write(std::span<const std::byte> bytes);  // of the next tensor, in one or more parts
+  // Syncs the file and returns the checksum of its bytes (XXH3-128).
+  std::string finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// All at once. The same entries give the same bytes.
 std::string write_safetensors(const std::string& path, const std::vector<SafetensorsEntry>& entries,
                               const std::map<std::string, std::string>& metadata = {});
 

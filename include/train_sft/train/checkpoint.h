@@ -52,6 +52,9 @@ struct CheckpointParts {
 // Returns the directory written: <out_dir>/step_<8 digits>. Moves latest; best_model too if
 // is_best.
 std::string save_checkpoint(const std::string& out_dir, const CheckpointParts& parts, bool is_best);
+// Writes the manifest of a directory that holds a model and no run (an imported one): its files as
+// they are, synced. verify_checkpoint() then vouches for it.
+void seal_model_directory(const std::string& directory);
 // Applies keep and keep_optimizer; never touches what it did not make, latest or best.
 void apply_retention(const std::string& out_dir, int64_t keep, int64_t keep_optimizer);
 
