@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 
 namespace train_sft::cli {
 namespace {
@@ -18,6 +19,19 @@ std::string replaced(std::string name, char from, char to) {
 bool is_bool_word(const std::string& word) {
   static const std::vector<std::string> words{"true", "false", "1", "0", "yes", "no", "on", "off"};
   return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+bool is_negative_number(const std::string& word) {
+  const size_t digit = word.rfind("-.", 0) == 0 ? 2 : 1;
+  return word.size() > digit && word[0] == '-' &&
+         std::isdigit(static_cast<unsigned char>(word[digit]));
+}
+
+// "--mini-batch_size=8" as "--mini_batch_size=8": '-' and '_' are the same in names.
+std::string with_underscores(const std::string& word) {
+  if (word.rfind("--", 0) != 0) return word;
+  const size_t end = std::min(word.find('='), word.size());
+  return "--" + replaced(word.substr(2, end - 2), '-', '_') + word.substr(end);
 }
 
 [[noreturn]] void unknown_option(const Command& command, const std::vector<Option>& options,
@@ -85,10 +99,9 @@ class Parser {
  private:
   // Each name is an option to CLI11, so that it says which of them was used.
   void declare(const Option& option, const std::string& name) {
-    const std::string dashed = replaced(name, '_', '-');
-    const std::string names = "--" + name + (dashed == name ? "" : ",--" + dashed);
-    CLI::Option* added =
-        option.type == "bool" ? app_.add_flag(names) : app_.add_option(names, CLI::callback_t());
+    const std::string spelled = "--" + name;
+    CLI::Option* added = option.type == "bool" ? app_.add_flag(spelled)
+                                               : app_.add_option(spelled, CLI::callback_t());
     if (option.type != "bool") {
       // At least none: were it one, CLI11 would take the next option for the value.
       added->expected(0, option.type == "list" ? kMostValues : 1)
@@ -97,13 +110,18 @@ class Parser {
     declared_[added] = {&option, name, {}};
   }
 
-  // CLI11 gives a switch a value only after '=', and takes "--name=" for a name without a value.
+  // CLI11 gives a switch a value only after '=', takes "--name=" for a name without a value and
+  // "-.5" for an option, and does not know that '-' and '_' are the same in names.
   std::vector<std::string> as_cli11_reads(const std::vector<std::string>& words) const {
     std::vector<std::string> result;
-    for (const std::string& word : words) {
+    bool names = true;  // until a lone "--"
+    for (const std::string& given : words) {
+      names = names && given != "--";
+      const std::string word = names ? with_underscores(given) : given;
       const CLI::Option* before =
           result.empty() ? nullptr : app_.get_option_no_throw(result.back());
-      if (before != nullptr && before->get_items_expected_max() == 0 && is_bool_word(word)) {
+      const bool switch_before = before != nullptr && before->get_items_expected_max() == 0;
+      if (switch_before ? is_bool_word(word) : before != nullptr && is_negative_number(word)) {
         result.back() += "=" + word;
       } else if (word.rfind("--", 0) == 0 && word.find('=') == word.size() - 1) {
         result.insert(result.end(), {word.substr(0, word.size() - 1), ""});
@@ -117,7 +135,7 @@ class Parser {
   // A word that is no option's.
   const std::string& extra(const std::string& word) const {
     if (word.size() > 2 && word.rfind("--", 0) == 0) {
-      unknown_option(command_, options_, replaced(word.substr(2, word.find('=') - 2), '-', '_'));
+      unknown_option(command_, options_, word.substr(2, word.find('=') - 2));
     }
     if (word.size() > 1 && word[0] == '-' && word != "--") {
       throw UsageError("unknown option {}; options begin with two dashes", word);
@@ -192,6 +210,7 @@ std::vector<Option> options_of(const Command& command) {
   for (Option& option : options) option.group = "Options of " + command.name;
   if (command.reads_files) {
     Option config = own_option("config", "string", nullptr, kConfigHelp);
+    config.value_name = "NAME|PATH";
     config.group = "Options of " + command.name;
     options.push_back(std::move(config));
   }

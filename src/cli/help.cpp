@@ -36,7 +36,8 @@ std::string value_text(const Option& option) {
   static const std::map<std::string, std::string> by_type{
       {"int", "INT"}, {"float", "FLOAT"}, {"string", "TEXT"}, {"list", "TEXT"}};
   if (option.type == "bool") return "";
-  return " " + by_type.at(option.type) + (option.type == "list" ? "..." : "");
+  const std::string name = option.value_name.empty() ? by_type.at(option.type) : option.value_name;
+  return " " + name + (option.type == "list" ? "..." : "");
 }
 
 std::string described(const Option& option) {

@@ -45,6 +45,11 @@ Option one_of(Option option, Names choices) {
   return option;
 }
 
+Option path(Option option) {
+  option.value_name = "PATH";
+  return option;
+}
+
 Option derived(Option option, const char* how) {
   option.default_text = how;
   return option;
@@ -55,8 +60,8 @@ using M = ModelConfig;
 
 std::vector<Option> data_options() {
   return {
-      row<&T::data>("data", {}, "Files to train on; \"path*2.5\" weighs a file"),
-      row<&T::val_data>("val_data", {}, "Files to validate on, instead of a part of data"),
+      path(row<&T::data>("data", {}, "Files to train on; \"path*2.5\" weighs a file")),
+      path(row<&T::val_data>("val_data", {}, "Files to validate on, instead of a part of data")),
       between(row<&T::val_split>("val_split", {}, "Part of data kept for validation; 0: none"), 0,
               0.9),
       one_of(row<&T::val_split_by>("val_split_by", {},
@@ -70,8 +75,9 @@ std::vector<Option> data_options() {
                                "last, or every token"),
              {"assistant", "last", "all"}),
       row<&T::data_vars>("data_vars", {}, "name=value, fills {{name}} in the data"),
-      row<&T::tokenizer>("tokenizer", {},
-                         "A tokenizer.model or a directory that holds one; none: trained on data"),
+      path(row<&T::tokenizer>(
+          "tokenizer", {},
+          "A tokenizer.model or a directory that holds one; none: trained on data")),
       one_of(row<&T::tokenizer_type>("tokenizer_type", {}, "Type of a tokenizer trained here"),
              {"unigram", "bpe", "char"}),
       one_of(row<&T::chat_template>("chat_template", {}, "How conversations are rendered"),
@@ -184,14 +190,14 @@ std::vector<Option> model_options() {
       row<model, &M::qkv_bias>("qkv_bias", {}, "Biases on queries, keys and values (llama: Qwen2)"),
       between(row<model, &M::norm_eps>("norm_eps", {}, "Epsilon of the norms"), 1e-12, 1),
       between(row<model, &M::rope_theta>("rope_theta", {}, "Base of rotary positions (llama)"), 1),
-      row<&T::pretrained_model>("pretrained_model", {"init_from"},
-                                "Start from these weights, at step 0"),
+      path(row<&T::pretrained_model>("pretrained_model", {"init_from"},
+                                     "Start from these weights, at step 0")),
   };
 }
 
 std::vector<Option> run_options() {
   return {
-      derived(row<&T::out_dir>("out_dir", {}, "Where checkpoints and logs go"),
+      derived(path(row<&T::out_dir>("out_dir", {}, "Where checkpoints and logs go")),
               "checkpoints, checkpoints_instruct with pretrained_model, checkpoints_restart with a "
               "fresh schedule"),
       row<&T::resume>("resume", {}, "Continue: auto (the newest valid checkpoint) or a path"),
@@ -224,9 +230,9 @@ std::vector<Option> run_options() {
               0, 1e9),
       between(row<&T::min_delta>("min_delta", {}, "What counts as gain in validation loss"), 0),
       row<&T::use_tensorboard>("use_tensorboard", {}, "Write TensorBoard files"),
-      derived(row<&T::tensorboard_dir>("tensorboard_dir", {}, "Where they go"),
+      derived(path(row<&T::tensorboard_dir>("tensorboard_dir", {}, "Where they go")),
               "runs_instruct for conversations, else runs"),
-      derived(row<&T::log_file>("log_file", {}, "The run's log"), "training.log in out_dir"),
+      derived(path(row<&T::log_file>("log_file", {}, "The run's log")), "training.log in out_dir"),
       row<&T::log_examples>("log_examples", {},
                             "Write the example ids of every step to examples.jsonl"),
       row<&T::json>("json", {}, "One JSON object on stdout, everything else on stderr"),

@@ -21,6 +21,7 @@ struct Option {
   std::string group;                 // heading in --help and the README
   std::string help;                  // one sentence
   std::string type;                  // int, float, string, bool, list
+  std::string value_name;            // PATH, in --help; "": told by the type
   std::string default_text;          // as shown to people
   std::vector<std::string> choices;  // allowed values, when few
   std::optional<double> min, max;    // inclusive

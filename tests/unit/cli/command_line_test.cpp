@@ -50,6 +50,17 @@ TEST(CommandLineTest, NegativeNumbersAreValues) {
   EXPECT_EQ(parse({"--num_iterations", "-1"}).settings.config.max_iters, -1);
 }
 
+TEST(CommandLineTest, ANegativeFractionIsAValue) {
+  EXPECT_THAT(error_of({"--lr", "-.5"}), HasSubstr("-0.5"));
+  EXPECT_THAT(error_of({"--lr", "-0.5"}), HasSubstr("-0.5"));
+}
+
+TEST(CommandLineTest, DashesAndUnderscoresMixInNames) {
+  EXPECT_EQ(parse({"--mini_batch-size=4"}).settings.config.batch_size, 4);
+  EXPECT_EQ(parse({"--per-device_train-batch_size", "4"}).settings.config.batch_size, 4);
+  EXPECT_EQ(parse({"--out-dir=a-b_c"}).settings.config.out_dir, "a-b_c");
+}
+
 TEST(CommandLineTest, SwitchesStandAloneOrTakeAValue) {
   EXPECT_TRUE(parse({"--use_tensorboard"}).settings.config.use_tensorboard);
   EXPECT_FALSE(parse({"--use_tensorboard=false"}).settings.config.use_tensorboard);
