@@ -63,19 +63,28 @@ const Json& field_of(const Json& object, std::string_view field, const std::stri
   throw DataError("{}: field '{}' is {}, expected {}", where, field, value.type_name(), expected);
 }
 
-}  // namespace
-
-Json parse_json(std::string_view text, const std::string& where) {
+template <typename Value>
+Value parse(std::string_view text, const std::string& where) {
   check_depth(text, where);
   try {
-    return Json::parse(text.begin(), text.end());
-  } catch (const Json::parse_error& error) {
+    return Value::parse(text.begin(), text.end());
+  } catch (const typename Value::parse_error& error) {
     const size_t byte = error.byte > 0 ? error.byte - 1 : 0;
     throw DataError("{}:{}: malformed JSON: {}", where, place(text, byte),
                     plain_message(error.what()));
-  } catch (const Json::exception& error) {
+  } catch (const typename Value::exception& error) {
     throw DataError("{}: malformed JSON: {}", where, plain_message(error.what()));
   }
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where) {
+  return parse<Json>(text, where);
+}
+
+MapJson parse_map_json(std::string_view text, const std::string& where) {
+  return parse<MapJson>(text, where);
 }
 
 Json read_json_file(const std::string& path) {

@@ -152,9 +152,10 @@ Outcome run(const Invocation& invocation) {
   const bool link = !read_link(path).empty();
   if (!link && !path_exists(path)) throw DataError("{}: there is no such file or directory", path);
   const bool directory = is_directory(path);
-  const bool only_tokenizer = directory && path_exists(join_path(path, "tokenizer.model")) &&
-                              !path_exists(join_path(path, "config.json"));
-  if (only_tokenizer || (!directory && ends_with(path, ".model"))) {
+  const bool only_tokenizer =
+      directory && holds_tokenizer(path) && !path_exists(join_path(path, "config.json"));
+  if (only_tokenizer ||
+      (!directory && (ends_with(path, ".model") || base_name(path) == "tokenizer.json"))) {
     return {ExitCode::ok, inspect_tokenizer(path, invocation.integer("show"), quiet)};
   }
   if (directory || link) {

@@ -77,7 +77,7 @@ std::vector<Option> data_options() {
       row<&T::data_vars>("data_vars", {}, "name=value, fills {{name}} in the data"),
       path(row<&T::tokenizer>(
           "tokenizer", {},
-          "A tokenizer.model or a directory that holds one; none: trained on data")),
+          "tokenizer.model, tokenizer.json or a directory with one; none: trained")),
       one_of(row<&T::tokenizer_type>("tokenizer_type", {}, "Type of a tokenizer trained here"),
              {"unigram", "bpe", "char"}),
       one_of(row<&T::chat_template>("chat_template", {}, "How conversations are rendered"),

@@ -143,10 +143,12 @@ std::vector<Source> take_validation(std::vector<Source>& sources, const TrainCon
 std::vector<std::string_view> encoding_parts(std::string_view text, const Tokenizer& tokenizer) {
   constexpr size_t kPartBytes = size_t{1} << 18;
   std::vector<std::string_view> parts;
-  while (tokenizer.splits_at_newlines() && text.size() > kPartBytes) {
-    size_t cut = text.find('\n', kPartBytes);
-    cut = cut == std::string_view::npos ? cut : text.find_first_not_of('\n', cut);
-    if (cut == std::string_view::npos) break;
+  while (text.size() > kPartBytes) {
+    size_t cut = 0;
+    for (size_t limit = kPartBytes; cut == 0 && limit < text.size(); limit *= 2) {
+      cut = tokenizer.safe_cut(text, limit);
+    }
+    if (cut == 0) break;
     parts.push_back(text.substr(0, cut));
     text.remove_prefix(cut);
   }

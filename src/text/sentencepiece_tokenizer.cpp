@@ -233,19 +233,4 @@ std::unique_ptr<Tokenizer> tokenizer_from_model(std::string model_bytes, const s
   return std::make_unique<SentencepieceTokenizer>(std::move(model_bytes), where);
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
-  if (!path_exists(path)) {
-    throw DataError(
-        "{}: no such tokenizer. Give a .model file or a directory with tokenizer.model.", path);
-  }
-  std::string file = path;
-  if (is_directory(path)) {
-    file = join_path(path, "tokenizer.model");
-    if (!path_exists(file)) {
-      throw DataError("{}: no tokenizer.model in this directory", path);
-    }
-  }
-  return tokenizer_from_model(read_file(file, uint64_t{256} << 20), file);
-}
-
 }  // namespace train_sft

@@ -32,10 +32,10 @@ std::unique_ptr<Tokenizer> from_checkpoint(const Run& run) {
   const std::string& checkpoint = run.start.checkpoint;
   const std::string& named = run.config().tokenizer;
   std::unique_ptr<Tokenizer> stored;
-  if (path_exists(join_path(checkpoint, "tokenizer.model"))) stored = load_tokenizer(checkpoint);
+  if (holds_tokenizer(checkpoint)) stored = load_tokenizer(checkpoint);
   if (!stored && named.empty())
     throw UsageError(
-        "tokenizer: {} holds no tokenizer.model; give the one its model was trained "
+        "tokenizer: {} holds no tokenizer; give the one its model was trained "
         "with by --tokenizer",
         checkpoint);
   if (named.empty()) return stored;

@@ -8,10 +8,13 @@
 namespace train_sft {
 
 using Json = nlohmann::ordered_json;
+// Keeps no order, and finds a member of a large object fast: for vocabularies.
+using MapJson = nlohmann::json;
 
 // Parses text. `where` names the source in errors ("file.json"); line and column are added.
 // Depth is limited to 256. Throws DataError.
 Json parse_json(std::string_view text, const std::string& where);
+MapJson parse_map_json(std::string_view text, const std::string& where);
 Json read_json_file(const std::string& path);
 // Pretty-printed with two spaces and a final newline, non-UTF-8 bytes replaced.
 std::string dump_json(const Json& value, int indent = 2);

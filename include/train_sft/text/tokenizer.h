@@ -30,15 +30,23 @@ class Tokenizer {
   // Whether encode(a + b) == encode(a) + encode(b) wherever a ends with a newline and b does not
   // begin with one: long texts can then be encoded in parts.
   virtual bool splits_at_newlines() const { return false; }
-  virtual std::string kind() const = 0;         // "sentencepiece unigram", ...
+  // A place p in (0, limit] with encode(text) == encode(text[:p]) + encode(text[p:]), near limit;
+  // 0 when none is found near it. Whatever follows text does not matter: a text can be cut while it
+  // is still being read.
+  virtual size_t safe_cut(std::string_view text, size_t limit) const;
+  virtual std::string kind() const = 0;         // "sentencepiece unigram", "byte-level bpe" …
   virtual std::string fingerprint() const = 0;  // checksum of what defines it
-  // Writes tokenizer.model, tokenizer.json and tokenizer_config.json (with chat_template, when
-  // given, as Jinja) into a directory: files that transformers loads to the same ids.
+  // Writes tokenizer.json, tokenizer_config.json (with chat_template, when given, as Jinja) and, of
+  // sentencepiece models, tokenizer.model into a directory: files that transformers loads to the
+  // same ids.
   virtual void save(const std::string& directory, const std::string& jinja_chat_template) const = 0;
 };
 
-// A .model file, or a directory with tokenizer.model. Throws DataError.
+// A sentencepiece .model file, a tokenizer.json (byte-level BPE, see bpe.h), or a directory with
+// tokenizer.model or tokenizer.json (the former where both are). Throws DataError.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
+// Whether load_tokenizer would find files of a tokenizer in this directory.
+bool holds_tokenizer(const std::string& directory);
 // From a model's bytes (as train_tokenizer returns them); `where` names them in errors.
 std::unique_ptr<Tokenizer> tokenizer_from_model(std::string model_bytes, const std::string& where);
 
