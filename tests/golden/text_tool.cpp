@@ -1,6 +1,7 @@
 // text_tool train TYPE VOCAB DOCUMENTS.json TEMPLATE OUT_DIR   trains and saves a tokenizer
 // text_tool save MODEL OUT_DIR                                 loads and saves a tokenizer
 // text_tool encode DIR TEXTS.json OUT.json                     ids of each text
+// text_tool parse DIR TEXTS.json OUT.json                      the same, names of specials taken
 // text_tool render DIR TEMPLATE CONVERSATIONS.json OUT.json    [prompt ids, ids] of each
 //
 // What text_huggingface_test.py compares with transformers.
@@ -11,6 +12,7 @@
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/json.h"
+#include "train_sft/text/bpe.h"
 #include "train_sft/text/chat_template.h"
 #include "train_sft/text/tokenizer.h"
 
@@ -24,6 +26,15 @@ void train(const std::vector<std::string>& arguments) {
   const auto documents = read_json_file(arguments[2]).get<std::vector<std::string>>();
   const auto tokenizer = tokenizer_from_model(train_tokenizer(documents, training), "trained");
   tokenizer->save(arguments[4], chat_template(arguments[3])->jinja());
+}
+
+void parse(const std::vector<std::string>& arguments) {
+  const auto tokenizer = bpe_tokenizer(read_bpe_definition(arguments[0] + "/tokenizer.json"), "");
+  Json out = Json::array();
+  for (const Json& text : read_json_file(arguments[1])) {
+    out.push_back(tokenizer->encode_with_specials(text.get_ref<const std::string&>()));
+  }
+  write_file_atomically(arguments[2], out.dump());
 }
 
 void encode(const std::vector<std::string>& arguments) {
@@ -76,6 +87,8 @@ int main(int argc, char** argv) {
       train_sft::load_tokenizer(rest[0])->save(rest[1], "");
     } else if (arguments[0] == "encode" && rest.size() == 3) {
       train_sft::encode(rest);
+    } else if (arguments[0] == "parse" && rest.size() == 3) {
+      train_sft::parse(rest);
     } else if (arguments[0] == "render" && rest.size() == 4) {
       train_sft::render(rest);
     } else {
