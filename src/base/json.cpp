@@ -58,6 +58,26 @@ const Json& field_of(const Json& object, std::string_view field, const std::stri
   return *found;
 }
 
+void write_spaced(const Json& value, std::string& out) {
+  const auto leaf = [](const Json& item) {
+    return item.dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  if (!value.is_structured()) {
+    out += leaf(value);
+    return;
+  }
+  const bool object = value.is_object();
+  out += object ? '{' : '[';
+  bool first = true;
+  for (const auto& [key, item] : value.items()) {
+    if (!first) out += ", ";
+    first = false;
+    if (object) out += leaf(key) + ": ";
+    write_spaced(item, out);
+  }
+  out += object ? '}' : ']';
+}
+
 [[noreturn]] void wrong_type(const Json& value, std::string_view field, const std::string& where,
                              const char* expected) {
   throw DataError("{}: field '{}' is {}, expected {}", where, field, value.type_name(), expected);
@@ -93,6 +113,12 @@ Json read_json_file(const std::string& path) {
 
 std::string dump_json(const Json& value, int indent) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string spaced_json(const Json& value) {
+  std::string out;
+  write_spaced(value, out);
+  return out;
 }
 
 std::string json_string(const Json& object, std::string_view field, const std::string& where) {

@@ -180,7 +180,7 @@ Command inspect_command() {
   };
   command.own_options = {
       own_option("show", "int", 0, "Print this many examples or tokens", 0, 1e9)};
-  command.shared = {"data_format", "data_vars", "train_on",  "chat_template",
+  command.shared = {"data_format", "field_map", "data_vars", "train_on",  "chat_template",
                     "packing",     "overlong",  "tokenizer", "block_size"};
   command.run = run;
   return command;

@@ -70,11 +70,13 @@ std::vector<Option> data_options() {
              {"auto", "hash", "tail"}),
       one_of(row<&T::data_format>("data_format", {}, "Format of the files; auto: detected"),
              {"auto", "text", "alpaca", "prompt_completion", "messages", "sharegpt"}),
+      row<&T::field_map>("field_map", {},
+                         "Names of fields in the data: instruction=question,output=answer"),
       one_of(row<&T::train_on>("train_on", {},
                                "Which turns of a conversation are learned: the assistant's, its "
                                "last, or every token"),
              {"assistant", "last", "all"}),
-      row<&T::data_vars>("data_vars", {}, "name=value, fills {{name}} in the data"),
+      row<&T::data_vars>("data_vars", {}, "name=value,name=value: fills {{name}} in the data"),
       path(row<&T::tokenizer>(
           "tokenizer", {},
           "tokenizer.model, tokenizer.json or a directory with one; none: trained")),

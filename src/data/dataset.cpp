@@ -12,7 +12,6 @@
 #include "split.h"
 #include "train_sft/base/checksum.h"
 #include "train_sft/base/error.h"
-#include "train_sft/base/log.h"
 #include "train_sft/data/loader.h"
 #include "train_sft/text/utf8.h"
 
@@ -55,11 +54,7 @@ std::vector<Source> read_sources(const std::vector<std::string>& specs, const Tr
     first_id += source.records.size();
     sources.push_back(std::move(source));
   }
-  const std::set<std::string> names(unknown.begin(), unknown.end());
-  for (const std::string& name : names) {
-    log::warning("the data has placeholders {{{{{}}}}}, left as they are: give --data_vars {}=...",
-                 name, name);
-  }
+  warn_of_placeholders(unknown);
   return sources;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "tool_calls.h"
 #include "train_sft/base/error.h"
 
 namespace train_sft {
@@ -37,12 +38,16 @@ const Json& array_field(const Json& json, const std::string& field, const std::s
 Role role_of(const std::string& name, const std::string& field, const std::string& where) {
   if (name == "system" || name == "developer") return Role::system;
   if (name == "user" || name == "human") return Role::user;
-  if (name == "assistant" || name == "gpt" || name == "model" || name == "function_call") {
-    return Role::assistant;
+  for (const char* assistant : {"assistant", "gpt", "chatgpt", "model", "bot", "function_call"}) {
+    if (name == assistant) return Role::assistant;
   }
-  if (name == "tool" || name == "function" || name == "observation") return Role::tool;
-  throw DataError("{}: field '{}': unknown role '{}'; expected system, user, assistant or tool",
-                  where, field, name);
+  for (const char* tool : {"tool", "function", "observation", "function_response"}) {
+    if (name == tool) return Role::tool;
+  }
+  throw DataError(
+      "{}: field '{}': unknown role '{}'; expected system, user (human), assistant (gpt, "
+      "function_call) or tool (function, observation)",
+      where, field, name);
 }
 
 // loss_weight (a number), weight (OpenAI: 0 or 1), train or training (true or false).
@@ -65,11 +70,15 @@ float weight_of(const Json& message, const std::string& where) {
   return 1.0F;
 }
 
+bool is_text_part(const std::string& type) {
+  return type == "text" || type == "input_text" || type == "output_text";
+}
+
 // A string, or typed parts: {"type": "text", "text" or "value": …}, joined.
 std::string content_of(const Json& message, const std::string& field, const std::string& where) {
   const auto found = message.find(field);
   if (found == message.end() || found->is_null()) {
-    if (message.contains("tool_calls")) return {};
+    if (message.contains("tool_calls") || message.contains("function_call")) return {};
     throw DataError("{}: no field '{}' in a message", where, field);
   }
   if (found->is_string()) return found->get<std::string>();
@@ -84,9 +93,10 @@ std::string content_of(const Json& message, const std::string& field, const std:
                       part.type_name());
     }
     const std::string type = optional_string(part, "type", where);
-    if (type != "text") {
-      throw DataError("{}: a part of '{}' has type '{}'; only text can be trained on", where, field,
-                      type);
+    if (!is_text_part(type)) {
+      throw DataError(
+          "{}: a part of '{}' has type '{}'; only text can be trained on. Leave such records out.",
+          where, field, type);
     }
     content += string_field(part, part.contains("text") ? "text" : "value", where);
   }
@@ -102,9 +112,14 @@ Message message_of(const Json& json, const std::string& where, bool sharegpt) {
   message.role = role_of(string_field(json, role_field, where), role_field, where);
   message.content =
       content_of(json, sharegpt && json.contains("value") ? "value" : "content", where);
-  if (const auto calls = json.find("tool_calls"); calls != json.end() && !calls->is_null()) {
-    message.content += calls->dump();
+  std::string calls;
+  if (const auto many = json.find("tool_calls"); many != json.end() && !many->is_null()) {
+    calls = tool_calls_text(*many, where);
+  } else if (const auto one = json.find("function_call"); one != json.end() && !one->is_null()) {
+    calls = tool_calls_text(Json::array({*one}), where);
   }
+  if (!calls.empty() && !message.content.empty()) message.content += '\n';
+  message.content += calls;
   message.weight = weight_of(json, where);
   return message;
 }
@@ -162,7 +177,7 @@ Conversation read_prompt_completion(const Json& json, const std::string& where) 
 std::string tools_of(const Json& json) {
   const auto tools = json.find("tools");
   if (tools == json.end() || tools->is_null()) return {};
-  std::string text = tools->is_string() ? tools->get<std::string>() : tools->dump();
+  std::string text = tools->is_string() ? tools->get<std::string>() : spaced_json(*tools);
   return text == "[]" ? std::string() : text;
 }
 

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
+#include "text_file.h"
 #include "train_sft/base/error.h"
 
 namespace train_sft {
 namespace {
 
 constexpr std::string_view kBlank = " \t\r\n";
+constexpr int kDeepest = 256;                         // levels of brackets in a record
+constexpr size_t kLongestRecord = size_t{256} << 20;  // bytes
 
 size_t count_lines(std::string_view text) {
   return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
@@ -127,6 +130,32 @@ bool first_value_ends_on_its_line(std::string_view text) {
   return !first.empty() && Json::accept(first[0].text);
 }
 
+// What follows a record is recursive here and there: no file may choose how deep. Looks only at
+// brackets outside strings.
+void check_limits(const JsonRecord& record, const std::string& path) {
+  if (record.text.size() > kLongestRecord) {
+    throw DataError("{}:{}: a record of {} bytes; the longest allowed has {}", path, record.line,
+                    record.text.size(), kLongestRecord);
+  }
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < record.text.size(); ++i) {
+    const char c = record.text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth <= kDeepest) continue;
+      throw DataError("{}:{}: JSON nested deeper than {} levels", path,
+                      record.line + count_lines(record.text.substr(0, i)), kDeepest);
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<JsonRecord> json_records(std::string_view text, const std::string& path, size_t most) {
@@ -134,7 +163,7 @@ std::vector<JsonRecord> json_records(std::string_view text, const std::string& p
   scanner.skip_blank();
   if (scanner.at_end()) return {};
   if (scanner.peek() == '[') return array_elements(scanner, path, most);
-  if (path.ends_with(".jsonl") || first_value_ends_on_its_line(text)) return lines(text, most);
+  if (is_json_lines_path(path) || first_value_ends_on_its_line(text)) return lines(text, most);
   std::vector<JsonRecord> records;
   while (!scanner.at_end() && records.size() < most) {
     records.push_back(scanner.value());
@@ -144,6 +173,7 @@ std::vector<JsonRecord> json_records(std::string_view text, const std::string& p
 }
 
 Json parse_record(const JsonRecord& record, const std::string& path) {
+  check_limits(record, path);
   try {
     return Json::parse(record.text.begin(), record.text.end());
   } catch (const Json::parse_error& error) {
@@ -160,6 +190,8 @@ Json parse_record(const JsonRecord& record, const std::string& path) {
     throw DataError("{}:{}: malformed JSON at column {}: {}", path,
                     record.line + count_lines(before), column,
                     detail == std::string::npos ? what : what.substr(detail));
+  } catch (const Json::exception& error) {  // a number out of range
+    throw DataError("{}:{}: malformed JSON: {}", path, record.line, error.what());
   }
 }
 

@@ -12,8 +12,8 @@ struct PackedRows {
 };
 
 // The fewer rows of two heuristics: best-fit decreasing (Johnson 1974; longest first, each into the
-// fullest row that has room) and rows finished exactly by one or two examples where that is possible.
-// Lengths are 1 … capacity. 75,000 examples take milliseconds.
+// fullest row that has room) and rows finished exactly by one or two examples where that is
+// possible. Lengths are 1 … capacity. 75,000 examples take milliseconds.
 PackedRows pack_best_fit(const std::vector<uint32_t>& lengths, uint32_t capacity);
 
 // In order: each example into the current row while it fits, else into a new one.

@@ -2,64 +2,27 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
+#include <map>
 #include <mutex>
 
+#include "field_map.h"
 #include "formats.h"
 #include "json_records.h"
 #include "parallel.h"
+#include "text_file.h"
 #include "train_sft/base/error.h"
-#include "train_sft/base/file.h"
+#include "train_sft/base/log.h"
 #include "train_sft/base/rng.h"
 #include "train_sft/data/dataset.h"
-#include "train_sft/text/utf8.h"
 
 namespace train_sft {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-
-bool is_json_path(const std::string& path) {
-  return path.ends_with(".json") || path.ends_with(".jsonl");
-}
-
-// The text of a file without its byte order mark, checked to be UTF-8.
-class TextFile {
- public:
-  explicit TextFile(const std::string& path) : file_(checked(path)) {
-    const auto bytes = file_.bytes();
-    text_ = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-    if (const auto invalid = find_invalid_utf8(text_)) {
-      const auto line =
-          1 + std::count(text_.begin(), text_.begin() + static_cast<long>(*invalid), '\n');
-      throw DataError(
-          "{}:{}: not UTF-8: invalid byte 0x{:02X} at byte {}. Convert the file, for "
-          "example with `iconv -f latin1 -t utf-8`.",
-          path, line, static_cast<unsigned char>(text_[*invalid]), *invalid);
-    }
-    if (text_.starts_with(kByteOrderMark)) text_.remove_prefix(kByteOrderMark.size());
-    if (text_.find_first_not_of(" \t\r\n") == std::string_view::npos) {
-      throw DataError("{}: the file is empty", path);
-    }
-  }
-  std::string_view text() const { return text_; }
-
- private:
-  static const std::string& checked(const std::string& path) {
-    if (!path_exists(path)) throw DataError("{}: no such data file", path);
-    if (is_directory(path)) throw DataError("{}: is a directory; name the data files in it", path);
-    if (file_size(path) == 0) throw DataError("{}: the file is empty", path);
-    return path;
-  }
-
-  MappedFile file_;
-  std::string_view text_;
-};
-
-std::string detect(std::string_view text, const std::string& path) {
+std::string detect(std::string_view text, const std::string& path, const FieldMap& fields_of) {
   const std::vector<JsonRecord> first = json_records(text, path, 1);
   if (first.empty()) throw DataError("{}: holds no records", path);
-  const Json record = parse_record(first[0], path);
+  Json record = parse_record(first[0], path);
+  fields_of.apply(record);
   const std::string format = format_of(record);
   if (!format.empty()) return format;
   std::string fields;
@@ -68,7 +31,8 @@ std::string detect(std::string_view text, const std::string& path) {
   }
   throw DataError(
       "{}:{}: no known format has these fields: {}. Known are text; instruction, output; prompt, "
-      "completion; messages; conversations.",
+      "completion; messages; conversations. --field_map instruction=NAME,output=NAME says what "
+      "they are called here.",
       path, first[0].line, fields.empty() ? record.type_name() : fields);
 }
 
@@ -81,10 +45,6 @@ std::string with_plain_newlines(std::string_view text) {
     out += text[i];
   }
   return out;
-}
-
-bool is_name_character(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
 }
 
 // The name in "{{ name }}" at `at`, and where the placeholder ends; empty when it is none.
@@ -127,18 +87,16 @@ Source parse_source(const std::string& spec) {
 }
 
 DataVars parse_data_vars(const std::vector<std::string>& assignments) {
-  DataVars vars;
-  for (const std::string& assignment : assignments) {
-    const size_t equals = assignment.find('=');
-    const std::string name = assignment.substr(0, equals);
-    if (equals == std::string::npos || name.empty() ||
-        !std::all_of(name.begin(), name.end(), is_name_character)) {
-      throw UsageError("data_vars '{}': expected name=value, as in data_vars=author=Ada",
-                       assignment);
-    }
-    vars.emplace_back(name, assignment.substr(equals + 1));
+  return parse_assignments(assignments, "data_vars", "author=Ada");
+}
+
+void warn_of_placeholders(const std::vector<std::string>& unknown) {
+  std::map<std::string, size_t> counts;
+  for (const std::string& name : unknown) ++counts[name];
+  for (const auto& [name, count] : counts) {
+    log::warning("the data has {} placeholders {{{{{}}}}}, left as they are: give --data_vars {}=…",
+                 count, name, name);
   }
-  return vars;
 }
 
 std::string with_vars(const std::string& text, const DataVars& vars,
@@ -177,12 +135,30 @@ uint64_t content_hash(const Record& record) {
   return hash_string(key);
 }
 
+namespace {
+
+Record mapped_record(Json json, const FieldMap& fields, const std::string& format,
+                     const std::string& where) {
+  if (fields.empty()) return read_record(json, format, where);
+  fields.apply(json);
+  try {
+    return read_record(json, format, where);
+  } catch (const DataError& error) {
+    throw DataError("{} (with field_map {})", error.what(), fields.describe());
+  }
+}
+
+}  // namespace
+
 void read_source(Source& source, const TrainConfig& config, const DataVars& vars, uint64_t first_id,
                  std::vector<std::string>& unknown_vars) {
   const TextFile file(source.path);
   const bool json = is_json_path(source.path);
   source.format = config.data_format;
-  if (source.format == "auto") source.format = json ? detect(file.text(), source.path) : "text";
+  const FieldMap fields(config.field_map);
+  if (source.format == "auto") {
+    source.format = json ? detect(file.text(), source.path, fields) : "text";
+  }
   if (!json) {
     if (source.format != "text") {
       throw UsageError("data_format '{}' needs a .json or .jsonl file; {} is read as plain text",
@@ -203,7 +179,8 @@ void read_source(Source& source, const TrainConfig& config, const DataVars& vars
   std::mutex mutex;
   const auto read_one = [&](size_t i) {
     const std::string where = fmt::format("{}:{}", source.path, texts[i].line);
-    Record record = read_record(parse_record(texts[i], source.path), source.format, where);
+    Record record =
+        mapped_record(parse_record(texts[i], source.path), fields, source.format, where);
     std::vector<std::string> unknown;
     for (Message& message : record.conversation.messages) {
       message.content = with_vars(message.content, vars, unknown);
@@ -225,7 +202,7 @@ void read_source(Source& source, const TrainConfig& config, const DataVars& vars
 std::string detect_format(const std::string& path) {
   const std::string file = parse_source(path).path;
   if (!is_json_path(file)) return "text";
-  return detect(TextFile(file).text(), file);
+  return detect(TextFile(file).text(), file, FieldMap());
 }
 
 bool is_conversation_format(const std::string& format) {

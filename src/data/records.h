@@ -34,10 +34,14 @@ struct Source {
 Source parse_source(const std::string& spec);
 
 using DataVars = std::vector<std::pair<std::string, std::string>>;
+// Several may stand in one text, separated by commas: "name=NanoBot,author=me".
 DataVars parse_data_vars(const std::vector<std::string>& assignments);
 // Replaces {{name}} by its value; names without one are added to `unknown` and stay.
 std::string with_vars(const std::string& text, const DataVars& vars,
                       std::vector<std::string>& unknown);
+
+// One warning a name, with how often it occurs.
+void warn_of_placeholders(const std::vector<std::string>& unknown);
 
 // Reads a file into source.records; record ids begin at first_id. Placeholders without a value are
 // added to `unknown_vars`.

@@ -19,6 +19,10 @@ Json read_json_file(const std::string& path);
 // Pretty-printed with two spaces and a final newline, non-UTF-8 bytes replaced.
 std::string dump_json(const Json& value, int indent = 2);
 
+// On one line, with ", " and ": " between, as Python's json.dumps(…, ensure_ascii=False) writes.
+// Recursive: for values of limited depth. Non-UTF-8 bytes are replaced.
+std::string spaced_json(const Json& value);
+
 // Typed field access; throws DataError naming `where` and the field when missing or of another
 // type.
 std::string json_string(const Json& object, std::string_view field, const std::string& where);

@@ -20,6 +20,7 @@ struct TrainConfig {
   std::string val_split_by =
       "auto";  // hash (of the content), tail; auto: tail for plain text, else hash
   std::string data_format = "auto";    // auto, text, alpaca, prompt_completion, messages, sharegpt
+  std::vector<std::string> field_map;  // instruction=question: names of fields in the data
   std::string train_on = "assistant";  // assistant, last, all
   std::vector<std::string> data_vars;  // name=value: fills {{name}}
   std::string tokenizer;  // a .model file or a directory that holds one; see tokenizer_type
@@ -86,7 +87,7 @@ struct TrainConfig {
   std::string device = "auto";     // auto, cpu
   std::string precision = "auto";  // auto, fp32, bf16
   int64_t threads = 0;             // 0: the cores this process may use
-  int64_t gpus = 1;                // ranks of the batch; worked off in turn by the devices there are
+  int64_t gpus = 1;  // ranks of the batch; worked off in turn by the devices there are
 };
 
 }  // namespace train_sft
