@@ -249,6 +249,10 @@ void commit_directory(const std::string& temporary, const std::string& final_pat
   rename_durably(temporary, final_path);
 }
 
+void commit_file(const std::string& temporary, const std::string& final_path) {
+  rename_durably(temporary, final_path);
+}
+
 void replace_link(const std::string& link, const std::string& target) {
   const std::string temporary = link + ".tmp";
   if (retry([&] { return file_system().unlink(temporary); }) != 0 && errno != ENOENT) {

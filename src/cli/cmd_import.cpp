@@ -22,6 +22,12 @@ void check_out(const std::string& out) {
   throw UsageError("out: {} is there already; name a directory that is not", out);
 }
 
+std::string tokenizer_directory(const Invocation& invocation) {
+  const std::string path = invocation.text("tokenizer");
+  if (is_directory(path) && holds_tokenizer(path)) return path;
+  throw UsageError("tokenizer: {} is no directory that holds a tokenizer", path);
+}
+
 Outcome run(const Invocation& invocation) {
   for (const char* name : {"from", "out"})
     if (!invocation.has(name))
@@ -30,6 +36,7 @@ Outcome run(const Invocation& invocation) {
   check_out(out);
   OpenOptions options;
   if (invocation.has("n_head")) options.n_head = invocation.integer("n_head");
+  if (invocation.has("tokenizer")) options.tokenizer = tokenizer_directory(invocation);
   ModelSource model = open_model(from, options);
   const TensorType type = stored_type(invocation.text("dtype"), model);
   const int64_t parameters = parameter_layout(model.config).count();
@@ -46,8 +53,7 @@ Outcome run(const Invocation& invocation) {
   if (path_exists(out)) remove_tree(out);
   commit_directory(temporary, out);
 
-  const bool tokenizer = path_exists(join_path(out, "tokenizer.json")) ||
-                         path_exists(join_path(out, "tokenizer.model"));
+  const bool tokenizer = holds_tokenizer(out);
   if (!tokenizer)
     log::warning(
         "no tokenizer came with the model; name its tokenizer with --tokenizer when you train");
@@ -75,9 +81,12 @@ Command import_command() {
                             "Number format of the weights; auto: the model's own, else f32");
   dtype.choices = {"auto", "f32", "f16", "bf16"};
   command.own_options = {
-      own_option("from", "string", nullptr, "A Hugging Face directory or a .gguf file"),
+      own_option("from", "string", nullptr,
+                 "A Hugging Face directory, a .gguf, a .pt (nanoGPT's names) or llm.c's .bin"),
       own_option("out", "string", nullptr, "The checkpoint directory to make"),
       std::move(dtype),
+      own_option("tokenizer", "string", nullptr,
+                 "A directory whose tokenizer goes with the model; none: the model's own"),
       own_option("n_head", "int", nullptr, "Attention heads, of a file that does not say", 1, 1e6),
   };
   command.run = run;

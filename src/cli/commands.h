@@ -13,6 +13,7 @@ Command generate_command();
 Command chat_command();
 Command inspect_command();
 Command import_command();
+Command export_command();
 Command options_command();
 Command version_command();
 

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "interop/gguf_names.h"
+#include "interop/gguf_tokenizer.h"
 #include "interop/source_parts.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
@@ -155,7 +156,7 @@ void take_id(const GgufFile& file, const char* key, const char* field, Json& ids
 
 }  // namespace
 
-ModelSource open_gguf(const std::string& path) {
+ModelSource open_gguf(const std::string& path, const OpenOptions& options) {
   const auto file = std::make_shared<const GgufFile>(path);
   ModelSource model;
   model.path = path;
@@ -172,17 +173,15 @@ ModelSource open_gguf(const std::string& path) {
   for (const GgufTensor& tensor : file->tensors())
     tensors.push_back({tensor.name, tensor.type, tensor.shape, tensor.bytes});
   read_embedding(tensors, model);
-  try {
-    validate(model.config);
-  } catch (const UsageError& error) {
-    throw CheckpointError("{}: {}", path, error.what());
-  }
+  check_config(model);
   match_parameters(
       model, tensors, [&](const std::string& name) { return expected_tensor(model.config, name); },
       [](const std::string&) { return false; });
   take_id(*file, "bos_token_id", "bos_token_id", model.special_ids);
   take_id(*file, "eos_token_id", "eos_token_id", model.special_ids);
   take_id(*file, "padding_token_id", "pad_token_id", model.special_ids);
+  if (options.tokenizer.empty()) model.tokenizer = tokenizer_of_gguf(*file);
+  model.chat_template = file->text_or("tokenizer.chat_template", "");
   return model;
 }
 

@@ -1,5 +1,6 @@
 #include <set>
 
+#include "interop/parameter_bytes.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/config/parameter_layout.h"
@@ -53,13 +54,7 @@ void write_weights(const ModelSource& model, const std::string& path, TensorType
       writer.write(source.tensor.bytes);
       continue;
     }
-    std::vector<float> values(static_cast<size_t>(parameter.numel));
-    read_parameter(model, parameter.name, values);
-    std::vector<std::byte> bytes(bytes_of_values(type, values.size()));
-    if (const uint64_t overflows = from_floats(type, values, bytes); overflows > 0)
-      throw CheckpointError("{}: {} values of '{}' are too large for {}; use --dtype bf16 or f32",
-                            model.path, overflows, source.tensor.name, info(type).name);
-    writer.write(bytes);
+    writer.write(bytes_of(model, parameter.name, parameter_values(model, parameter), type));
   }
   writer.finish();
 }
@@ -92,7 +87,10 @@ void write_huggingface(const ModelSource& model, const std::string& directory, T
   write_synced(join_path(directory, "config.json"), dump_json(config));
   write_synced(join_path(directory, "generation_config.json"), dump_json(generation_of(model)));
   write_weights(model, join_path(directory, "model.safetensors"), type);
-  if (model.tokenizer_directory.empty()) return;
+  if (model.tokenizer_directory.empty()) {
+    if (model.tokenizer) model.tokenizer->save(directory, model.chat_template);
+    return;
+  }
   for (const char* name : kTokenizerFiles) {
     const std::string from = join_path(model.tokenizer_directory, name);
     if (path_exists(from)) copy_file(from, join_path(directory, name));

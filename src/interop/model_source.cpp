@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "interop/map_file.h"
+#include "interop/rearrange.h"
 #include "interop/source_parts.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
@@ -14,6 +15,9 @@
 
 namespace train_sft {
 namespace {
+
+constexpr std::string_view kZipMagic{"PK\x03\x04", 4};
+constexpr std::string_view kLlmcMagic{"\xC6\xD7\x34\x01", 4};  // 20240326, little-endian
 
 std::string describe(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -25,27 +29,6 @@ void check_shape(const SourceTensor& tensor, std::vector<int64_t> wanted, Rearra
   if (tensor.shape != wanted)
     throw CheckpointError("{}: tensor '{}' has shape {}, the model's configuration needs {}", path,
                           tensor.name, describe(tensor.shape), describe(wanted));
-}
-
-void transpose(std::span<const float> from, int64_t rows, int64_t columns, std::span<float> out) {
-  // In squares: both sides then stay in the cache.
-  constexpr int64_t kSquare = 32;
-  for (int64_t r0 = 0; r0 < rows; r0 += kSquare)
-    for (int64_t c0 = 0; c0 < columns; c0 += kSquare)
-      for (int64_t r = r0; r < std::min(rows, r0 + kSquare); ++r)
-        for (int64_t c = c0; c < std::min(columns, c0 + kSquare); ++c)
-          out[static_cast<size_t>(c * rows + r)] = from[static_cast<size_t>(r * columns + c)];
-}
-
-// Row 2i + half of a head becomes row half * D/2 + i.
-void unpermute(std::span<const float> from, int64_t heads, int64_t rows, int64_t columns,
-               std::span<float> out) {
-  const int64_t head = rows / heads;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t within = row % head;
-    const int64_t source = row - within + within % (head / 2) * 2 + within / (head / 2);
-    std::copy_n(from.begin() + source * columns, columns, out.begin() + row * columns);
-  }
 }
 
 bool begins_with(const std::string& path, std::string_view magic) {
@@ -83,6 +66,14 @@ void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tenso
           model.path, tensor.name);
 }
 
+void check_config(const ModelSource& model) {
+  try {
+    validate(model.config);
+  } catch (const UsageError& error) {
+    throw CheckpointError("{}: {}", model.path, error.what());
+  }
+}
+
 void read_parameter(const ModelSource& model, const std::string& name, std::span<float> out) {
   const auto found = model.parameters.find(name);
   TRAIN_SFT_CHECK(found != model.parameters.end(), "no parameter '{}'", name);
@@ -93,20 +84,30 @@ void read_parameter(const ModelSource& model, const std::string& name, std::span
   std::vector<float> values(out.size());
   to_floats(tensor.type, tensor.bytes, values);
   const int64_t rows = tensor.shape[0];
-  const int64_t columns = rows == 0 ? 0 : static_cast<int64_t>(out.size()) / rows;
-  if (source.rearrange == Rearrange::transpose)
-    transpose(values, rows, columns, out);
-  else
-    unpermute(values, source.heads, rows, columns, out);
+  values = source.rearrange == Rearrange::transpose ? transposed(values, rows, tensor.shape[1])
+                                                    : unpermuted_rotary(values, source.heads, rows);
+  std::copy(values.begin(), values.end(), out.begin());
 }
 
-ModelSource open_model(const std::string& path, const OpenOptions&) {
+ModelSource open_model(const std::string& path, const OpenOptions& options) {
   if (!path_exists(path)) throw CheckpointError("{}: there is no such file or directory", path);
-  if (is_directory(path)) return open_huggingface(path);
-  if (begins_with(path, "GGUF")) return open_gguf(path);
-  throw CheckpointError(
-      "{}: is no model file that can be read here; a Hugging Face directory and a .gguf file are",
-      path);
+  ModelSource model;
+  if (is_directory(path)) {
+    model = open_huggingface(path);
+  } else if (begins_with(path, "GGUF")) {
+    model = open_gguf(path, options);
+  } else if (begins_with(path, kZipMagic)) {
+    model = open_torch(path, options);
+  } else if (begins_with(path, kLlmcMagic)) {
+    model = open_llmc(path);
+  } else {
+    throw CheckpointError(
+        "{}: is no model file that can be read here; a Hugging Face directory, a .gguf file, a .pt "
+        "file of torch.save and a model .bin of llm.c are",
+        path);
+  }
+  if (!options.tokenizer.empty()) model.tokenizer_directory = options.tokenizer;
+  return model;
 }
 
 }  // namespace train_sft

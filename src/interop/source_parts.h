@@ -24,8 +24,13 @@ void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tenso
                       const std::function<Expected(const std::string& parameter)>& expected,
                       const std::function<bool(const std::string& tensor)>& ignored);
 
+// validate(), as a CheckpointError that names the file.
+void check_config(const ModelSource& model);
+
 // The readers, each in its file.
 ModelSource open_huggingface(const std::string& directory);
-ModelSource open_gguf(const std::string& path);
+ModelSource open_gguf(const std::string& path, const OpenOptions& options);
+ModelSource open_torch(const std::string& path, const OpenOptions& options);
+ModelSource open_llmc(const std::string& path);
 
 }  // namespace train_sft

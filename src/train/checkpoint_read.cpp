@@ -28,16 +28,6 @@ std::string follow_link(const std::string& path) {
   return followed;
 }
 
-void require_valid(const std::string& directory) {
-  if (!path_exists(join_path(directory, files::kManifest))) return;  // a model from elsewhere
-  const std::string fault = verify_checkpoint(directory);
-  if (!fault.empty())
-    throw CheckpointError(
-        "{}; go on from another checkpoint (--resume auto takes the newest valid "
-        "one)",
-        fault);
-}
-
 // Compares field by field so that the message can name the first difference.
 void check_same_model(const ModelConfig& stored, const ModelConfig& wanted,
                       const std::string& directory) {
@@ -114,6 +104,16 @@ std::string verify_checkpoint(const std::string& directory) {
   }
 }
 
+void require_valid_checkpoint(const std::string& directory) {
+  if (!path_exists(join_path(directory, files::kManifest))) return;  // a model from elsewhere
+  const std::string fault = verify_checkpoint(directory);
+  if (!fault.empty())
+    throw CheckpointError(
+        "{}; go on from another checkpoint (--resume auto takes the newest valid "
+        "one)",
+        fault);
+}
+
 std::string newest_valid_checkpoint(const std::string& out_dir) {
   const auto found = files::list_checkpoints(out_dir);
   for (auto candidate = found.rbegin(); candidate != found.rend(); ++candidate) {
@@ -163,7 +163,7 @@ ModelConfig read_model_config(const std::string& directory) {
 }
 
 void load_weights(const std::string& directory, Parameters& parameters) {
-  require_valid(directory);
+  require_valid_checkpoint(directory);
   check_same_model(read_model_config(directory), parameters.config(), directory);
   const std::string path = join_path(directory, files::kModel);
   load_flat(SafetensorsFile(path), path, "", parameters.layout(), parameters.master());
@@ -180,7 +180,7 @@ TrainState read_train_state(const std::string& directory) {
 }
 
 TrainState load_training(const std::string& directory, Parameters& parameters, AdamW& optimizer) {
-  require_valid(directory);
+  require_valid_checkpoint(directory);
   check_same_model(read_model_config(directory), parameters.config(), directory);
   const std::string path = join_path(directory, files::kOptimizer);
   if (!path_exists(path))

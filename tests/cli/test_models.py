@@ -1,4 +1,5 @@
-"""Models in: what `import` makes of other tools' files, judged by those tools."""
+"""Models in and out: what `import` makes of other tools' files and `export` writes for them, judged by those
+tools."""
 
 import json
 import struct
@@ -65,6 +66,84 @@ def test_gguf_files(tmp_path, kind, quantization):
         assert np.array_equal(value.numpy(), dequantized[name]), name
     if quantization in ("F32", "BF16"):
         assert torch.equal(logits(ours), logits(reference))
+
+
+def exported_gguf(path):
+    """name → values, as gguf-py reads them."""
+    import gguf
+    return {t.name: (t.tensor_type.name, gguf.quants.dequantize(t.data, t.tensor_type)) for t in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_gguf_holds_the_weights_in_llama_cpps_order(tmp_path, kind, dtype):
+    import gguf
+    reference = transformers_model(kind)
+    save_huggingface(reference, tmp_path / "hf")
+    train_sft("export", "--checkpoint", "hf", "--format", "gguf", "--dtype", dtype, "--out", "ours.gguf", cwd=tmp_path)
+    ours = exported_gguf(tmp_path / "ours.gguf")
+    theirs = dict(gguf_tensors(reference))
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        kept = value.dim() == 1 or name == "position_embd.weight"
+        wanted = gguf.GGMLQuantizationType["F32" if kept else dtype.upper()]
+        stored = gguf.quants.quantize(np.ascontiguousarray(value.numpy()), wanted)
+        assert ours[name][0] == wanted.name
+        assert np.array_equal(ours[name][1], gguf.quants.dequantize(stored, wanted)), name
+    train_sft("import", "--from", "ours.gguf", "--out", "again", cwd=tmp_path)
+    if dtype in ("f32", "bf16"):
+        assert_same_model(tmp_path / "again", reference)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_hugging_face_directories_load(tmp_path, kind, dtype):
+    reference = transformers_model(kind)
+    write_gguf(reference, tmp_path / "model.gguf")
+    train_sft("import", "--from", "model.gguf", "--out", "ours", cwd=tmp_path)
+    train_sft("export", "--checkpoint", "ours", "--format", "hf", "--dtype", dtype, "--out", "hf", cwd=tmp_path)
+    assert_same_model(tmp_path / "hf", reference)
+
+
+def nanogpt_state(model):
+    """The state dict nanoGPT's model.py would have."""
+    return {name: value.T.contiguous() if value.dim() == 2 and ".c_" in name else value
+            for name, value in model.state_dict().items()}
+
+
+def test_pt_files_go_both_ways(tmp_path):
+    reference = transformers_model("gpt2")
+    config = reference.config
+    arguments = dict(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd, vocab_size=config.vocab_size,
+                     block_size=config.n_positions, bias=True, dropout=0.0)
+    torch.save({"model": nanogpt_state(reference), "model_args": arguments, "iter_num": 3}, tmp_path / "ckpt.pt")
+    train_sft("import", "--from", "ckpt.pt", "--out", "ours", cwd=tmp_path)
+    assert_same_model(tmp_path / "ours", reference)
+    train_sft("export", "--checkpoint", "ours", "--format", "pt", "--out", "ours.pt", cwd=tmp_path)
+    ours = torch.load(tmp_path / "ours.pt", weights_only=True)
+    assert ours["model_args"] == arguments
+    for name, value in nanogpt_state(reference).items():
+        assert torch.equal(ours["model"][name], value), name
+
+
+def test_what_a_pt_file_cannot_express_is_said(tmp_path):
+    save_huggingface(transformers_model("llama"), tmp_path / "hf")
+    said = train_sft("export", "--checkpoint", "hf", "--format", "pt", "--out", "x.pt", cwd=tmp_path, code=4)
+    assert "family" in said and not (tmp_path / "x.pt").exists()
+    train_sft("export", "--checkpoint", "hf", "--format", "hf", "--dtype", "q8_0", "--out", "x", cwd=tmp_path, code=2)
+    train_sft("export", "--checkpoint", "hf", "--format", "zip", "--out", "x", cwd=tmp_path, code=2)
+    train_sft("export", "--checkpoint", "hf", "--format", "hf", "--out", "hf", cwd=tmp_path, code=2)
+
+
+def test_a_checkpoint_that_was_damaged_is_not_exported(tmp_path):
+    save_huggingface(transformers_model("llama"), tmp_path / "hf")
+    train_sft("import", "--from", "hf", "--out", "ours", cwd=tmp_path)
+    path = tmp_path / "ours" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert "model.safetensors" in train_sft("export", "--checkpoint", "ours", "--format", "hf", "--out", "x", cwd=tmp_path,
+                                            code=4)
 
 
 def test_the_imported_model_trains(tmp_path, chat_file):

@@ -69,6 +69,8 @@ class FileWriter {
 void write_file_atomically(const std::string& path, std::string_view contents);
 // Renames a finished directory, whose files are already synced, to its final name, durably.
 void commit_directory(const std::string& temporary, const std::string& final_path);
+// The same for a single file.
+void commit_file(const std::string& temporary, const std::string& final_path);
 // Points link at target (relative to the link's folder) atomically and durably.
 void replace_link(const std::string& link, const std::string& target);
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -59,6 +60,39 @@ class GgufFile {
   MappedFile file_;
   std::map<std::string, GgufValue> metadata_;
   std::vector<GgufTensor> tensors_;
+};
+
+// Collects metadata and tensors, then writes a version 3 file; tensors' bytes come one after
+// another, so that a model larger than memory can be written.
+class GgufWriter {
+ public:
+  // Integers as uint32, as llama.cpp's own converter writes them; floats as float32.
+  void add(const std::string& key, uint32_t value);
+  void add(const std::string& key, float value);
+  void add(const std::string& key, bool value);
+  void add(const std::string& key, const std::string& value);
+  void add(const std::string& key, const std::vector<std::string>& values);
+  void add(const std::string& key, const std::vector<int32_t>& values);
+  void add(const std::string& key, const std::vector<float>& values);
+  // shape: slowest first. Rows must be whole blocks of the type.
+  void add_tensor(const std::string& name, const std::vector<int64_t>& shape, TensorType type);
+
+  // Writes the file and syncs it; `bytes_of(i)` gives the bytes of the i-th tensor added.
+  void write(const std::string& path,
+             const std::function<std::span<const std::byte>(size_t)>& bytes_of) const;
+
+ private:
+  void key(const std::string& name, uint32_t type);
+
+  struct Tensor {
+    std::string name;
+    std::vector<int64_t> shape;
+    TensorType type;
+    uint64_t bytes;
+  };
+  std::string values_;
+  uint64_t value_count_ = 0;
+  std::vector<Tensor> tensors_;
 };
 
 }  // namespace train_sft

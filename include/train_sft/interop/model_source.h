@@ -13,6 +13,7 @@
 #include "train_sft/base/json.h"
 #include "train_sft/config/model_config.h"
 #include "train_sft/interop/tensor_types.h"
+#include "train_sft/text/tokenizer.h"
 
 namespace train_sft {
 
@@ -48,11 +49,14 @@ struct ModelSource {
   Json special_ids = Json::object();
   Json generation = Json::object();
   std::string tokenizer_directory;  // whose tokenizer files belong to the model; "": none
-  std::vector<std::string> notes;   // what a user should know about this model
+  std::shared_ptr<const Tokenizer> tokenizer;  // of a file that holds its own; else null
+  std::string chat_template;                   // Jinja, beside `tokenizer`
+  std::vector<std::string> notes;              // what a user should know about this model
 };
 
 struct OpenOptions {
-  int64_t n_head = 0;  // of files that do not say: a bare .pt state dict
+  int64_t n_head = 0;     // of files that do not say: a bare .pt state dict
+  std::string tokenizer;  // a directory whose tokenizer files stand in for the model's own
 };
 
 // A Hugging Face directory, a GGUF file: recognised by what the path holds. Every parameter is

@@ -66,6 +66,8 @@ void supersede_checkpoints_after(const std::string& out_dir, int64_t step);
 
 // Checks every file of the manifest by size and checksum; "" when valid, else what is wrong.
 std::string verify_checkpoint(const std::string& directory);
+// Throws CheckpointError when it has a manifest that does not hold; a model without one passes.
+void require_valid_checkpoint(const std::string& directory);
 // The newest valid checkpoint under out_dir that a run can go on from (one with the optimizer's
 // state), warning about each newer one that is not. "" if none.
 std::string newest_valid_checkpoint(const std::string& out_dir);
