@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PARTS = ["base", "config", "text", "data", "interop", "ops", "model", "train", "cli"]
+PARTS = ["base", "config", "text", "data", "interop", "ops", "model", "train", "plan", "cli"]
 TORCH_FREE = {"base", "config", "text", "data", "interop"}
 SIBLINGS = {("interop", "data")}  # both stand on text; neither may see the other
 MAX_LINES = 500

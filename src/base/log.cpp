@@ -83,6 +83,7 @@ void set_file(const std::string& path) {
   logger().file =
       std::make_unique<spdlog::logger>("training.log", std::make_shared<FileSink>(path));
   logger().file->set_pattern("%Y-%m-%d %H:%M:%S %v");
+  logger().file->set_level(spdlog::level::debug);
 }
 
 void write(Level level, std::string_view line) {

@@ -24,7 +24,7 @@ Outcome run(const Invocation& invocation) {
   }
   Outcome outcome;
   if (!invocation.settings.config.json) {
-    fmt::print("{}", describe(invocation.settings));
+    fmt::print("{}", describe(invocation.settings, /*built_in=*/true));
     return outcome;
   }
   for (const Option& option : option_table()) outcome.result["options"].push_back(as_json(option));

@@ -166,15 +166,16 @@ int Settings::level(std::string_view name) const {
   return static_cast<int>(std::find(levels_.begin(), levels_.end(), from) - levels_.begin());
 }
 
-std::string describe(const Settings& settings) {
+std::string describe(const Settings& settings, bool built_in) {
   const TrainConfig defaults;
   std::string text, group;
   for (const Option& option : option_table()) {
+    const auto from = settings.source.find(option.name);
+    if (from == settings.source.end() && !built_in) continue;
     if (option.group != group) {
       group = option.group;
       text += fmt::format("{}\n", group);
     }
-    const auto from = settings.source.find(option.name);
     const Json value = option.get(settings.config);
     // A default is shown in words ("learning_rate / 10", "the cores this process may use").
     const bool as_built = from == settings.source.end() && value == option.get(defaults);

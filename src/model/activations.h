@@ -38,6 +38,9 @@ struct LayerActivations {
   at::Tensor grad_normed1;        // [N, C]
 };
 
+// Of the logits that exist at a time, with their gradient.
+uint64_t logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute, int64_t learned);
+
 class Activations {
  public:
   enum class Purpose { training, inference };
@@ -49,6 +52,8 @@ class Activations {
   // Makes every tensor valid for a micro-batch. L = N: nothing is gathered.
   void bind(int64_t tokens, int64_t learned) { plan_.bind(tokens, learned); }
   const ArenaPlan& plan() const { return plan_; }
+  // Of the arena, for a micro-batch of so many tokens; without touching any memory.
+  uint64_t planned_bytes(int64_t tokens) { return plan_.plan(tokens); }
 
   std::vector<LayerActivations> layers;
   at::Tensor top_mixed;       // [L, C] the learned rows of the last layer's mixed, when L < N

@@ -53,6 +53,11 @@ class ArenaPlan {
   // learned target. Plans anew only for more tokens than ever before.
   void bind(int64_t tokens, int64_t learned);
 
+  // Places the buffers for so many tokens without allocating: the block's size.
+  uint64_t plan(int64_t tokens) {
+    if (tokens > capacity_) place(tokens);
+    return planned_bytes_;
+  }
   uint64_t bytes() const { return planned_bytes_; }
   int64_t capacity() const { return capacity_; }
   // Sum of the buffers' sizes: what they would take without sharing.

@@ -261,6 +261,17 @@ at::Tensor Engine::logits(const Batch& batch) {
   return out;
 }
 
+uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
+                                     bool dropout, int64_t tokens) {
+  Activations training(config, compute, Activations::Purpose::training, dropout, nullptr);
+  return training.planned_bytes(tokens);
+}
+
+uint64_t Engine::logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute,
+                                    int64_t tokens) {
+  return train_sft::logits_chunk_bytes(config, compute, tokens);
+}
+
 uint64_t Engine::arena_bytes() const {
   return state_->storage->bytes();
 }

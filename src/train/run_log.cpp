@@ -12,15 +12,15 @@ std::string count(uint64_t n) {
   return human_count(static_cast<double>(n));
 }
 
-void log_lines(const std::string& prefix, const std::string& text) {
+void log_lines(log::Level level, const std::string& prefix, const std::string& text) {
   std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) log::info("{}{}", prefix, line);
+  for (std::string line; std::getline(lines, line);) log::write(level, prefix + line);
 }
 
 void log_data(const Run& run) {
-  log_lines("training data: ", describe(run.data.train.report));
+  log_lines(log::Level::info, "training data: ", describe(run.data.train.report));
   if (run.validation_rows)
-    log_lines("validation data: ", describe(run.data.validation.report));
+    log_lines(log::Level::info, "validation data: ", describe(run.data.validation.report));
   else
     log::info("no validation data: best_model follows latest");
   if (run.data.overlap > 0)
@@ -64,7 +64,11 @@ void log_length(const Run& run) {
 }  // namespace
 
 void log_settings(const Run& run) {
-  log_lines("  ", "settings in force, with their source:\n" + describe(run.settings));
+  log_lines(log::Level::info, "  ",
+            "settings given (all that are in force: training.log, config.json):\n" +
+                describe(run.settings, /*built_in=*/false));
+  log_lines(log::Level::debug, "  ",
+            "settings in force, with their source:\n" + describe(run.settings, /*built_in=*/true));
 }
 
 void log_run(const Run& run) {

@@ -1,5 +1,6 @@
 // Log lines for people. They go to stderr (stdout is for results and --json) and, once a run has
-// begun, to its training.log. The logger is the program's one global.
+// begun, to its training.log, which also gets the lines of level debug. The logger is the program's
+// one global.
 #pragma once
 
 #include <fmt/format.h>
@@ -13,8 +14,8 @@ namespace train_sft::log {
 enum class Level { debug, info, warning, error };
 
 void set_level(Level level);
-// Adds a file that receives every line of level info and above, with a timestamp; appended to and
-// flushed line by line so that `tail -f` is useful. An empty path removes it.
+// Adds a file that receives every line, with a timestamp; appended to and flushed line by line so
+// that `tail -f` is useful. An empty path removes it.
 void set_file(const std::string& path);
 void write(Level level, std::string_view line);
 

@@ -79,8 +79,9 @@ std::vector<std::string> preset_names();
 void validate(const Settings& settings);
 // Throws UsageError with the line to add when no data is given.
 void require_data(const Settings& settings);
-// Everything in force with its source, a line an option, for the log; and as JSON for config.json.
-std::string describe(const Settings& settings);
+// The settings with their sources, a line an option: all that are in force, or without those left at
+// their built-in value; and as JSON for config.json.
+std::string describe(const Settings& settings, bool built_in);
 Json to_json(const Settings& settings);
 // The README's flag table (markdown).
 std::string options_markdown();

@@ -245,9 +245,11 @@ TEST(SettingsTest, SavedSettingsGiveTheSameRunAgain) {
 TEST(SettingsTest, DescriptionShowsValueAndSource) {
   Settings settings;
   settings.set("lr", 0.5, kCli);
-  const std::string text = describe(settings);
+  const std::string text = describe(settings, /*built_in=*/true);
   EXPECT_THAT(text, ::testing::ContainsRegex("learning_rate +0.5 +command line"));
   EXPECT_THAT(text, ::testing::ContainsRegex("min_lr +learning_rate / 10 +built-in"));
+  const std::string given = describe(settings, /*built_in=*/false);
+  EXPECT_THAT(given, ::testing::MatchesRegex("[^\n]+\n  learning_rate +0.5 +command line\n"));
 }
 
 TEST(OptionTableTest, MarkdownHoldsEveryOption) {

@@ -1,0 +1,30 @@
+// Accelerators by name, with the peak rates and memory that their makers publish.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace train_sft {
+
+struct DeviceRates {
+  std::string name;         // "h100"
+  std::string description;  // "NVIDIA H100 SXM"
+  double bf16_flops = 0;    // per second, dense, fp32 accumulation
+  double fp8_flops = 0;     // 0: has none
+  double memory_bytes = 0;
+  std::string source;  // the document that says so
+
+  double peak_flops(const std::string& precision) const;
+};
+
+struct Devices {
+  DeviceRates device;
+  int64_t count = 1;
+};
+
+const std::vector<DeviceRates>& device_table();
+// "h100", "h100x8", "8xh100". Throws UsageError naming the devices there are.
+Devices parse_devices(const std::string& text);
+
+}  // namespace train_sft

@@ -1,0 +1,81 @@
+#include "train_sft/plan/device_table.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "train_sft/base/error.h"
+
+namespace train_sft {
+namespace {
+
+constexpr double kTera = 1e12, kGiga = 1e9;
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
+
+bool is_count(const std::string& text) {
+  return !text.empty() && text.size() <= 6 &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
+}
+
+// "h100x8" and "8xh100" → "h100", 8.
+std::pair<std::string, int64_t> name_and_count(const std::string& text) {
+  const size_t last = text.rfind('x');
+  if (last != text.npos && is_count(text.substr(last + 1)))
+    return {text.substr(0, last), std::stoll(text.substr(last + 1))};
+  const size_t first = text.find('x');
+  if (first != text.npos && is_count(text.substr(0, first)))
+    return {text.substr(first + 1), std::stoll(text.substr(0, first))};
+  return {text, 1};
+}
+
+}  // namespace
+
+double DeviceRates::peak_flops(const std::string& precision) const {
+  // Single precision runs as TF32 at half the bf16 rate on all of these.
+  if (precision == "fp32") return bf16_flops / 2;
+  return precision == "fp8" && fp8_flops > 0 ? fp8_flops : bf16_flops;
+}
+
+// Dense rates: where a data sheet gives "with sparsity", half of it.
+const std::vector<DeviceRates>& device_table() {
+  static const std::vector<DeviceRates> table{
+      {"a100", "NVIDIA A100 80 GB SXM", 312 * kTera, 0, 80 * kGiga, "NVIDIA A100 data sheet, 2021"},
+      {"a100_40", "NVIDIA A100 40 GB", 312 * kTera, 0, 40 * kGiga, "NVIDIA A100 data sheet, 2021"},
+      {"h100", "NVIDIA H100 SXM", 989.5 * kTera, 1979 * kTera, 80 * kGiga,
+       "NVIDIA H100 data sheet, 2023"},
+      {"h100_pcie", "NVIDIA H100 PCIe", 756.5 * kTera, 1513 * kTera, 80 * kGiga,
+       "NVIDIA H100 data sheet, 2023"},
+      {"h200", "NVIDIA H200 SXM", 989.5 * kTera, 1979 * kTera, 141 * kGiga,
+       "NVIDIA H200 data sheet, 2024"},
+      {"b200", "NVIDIA B200", 2250 * kTera, 4500 * kTera, 180 * kGiga,
+       "NVIDIA DGX B200 data sheet, 2024"},
+      {"l4", "NVIDIA L4", 121 * kTera, 242 * kTera, 24 * kGiga, "NVIDIA L4 data sheet, 2023"},
+      {"l40s", "NVIDIA L40S", 362 * kTera, 733 * kTera, 48 * kGiga, "NVIDIA L40S data sheet, 2023"},
+      {"a10", "NVIDIA A10", 125 * kTera, 0, 24 * kGiga, "NVIDIA A10 data sheet, 2021"},
+      {"rtx3090", "NVIDIA GeForce RTX 3090", 71 * kTera, 0, 24 * kGiga,
+       "NVIDIA Ampere GA102 whitepaper, 2021, appendix A"},
+      {"rtx4090", "NVIDIA GeForce RTX 4090", 165.2 * kTera, 330.3 * kTera, 24 * kGiga,
+       "NVIDIA Ada whitepaper, 2023, appendix A"},
+  };
+  return table;
+}
+
+Devices parse_devices(const std::string& text) {
+  const auto [name, count] = name_and_count(lower(text));
+  std::vector<std::string> names;
+  for (const DeviceRates& device : device_table()) {
+    if (device.name == name && count > 0) return {device, count};
+    names.push_back(device.name);
+  }
+  throw UsageError(
+      "on: '{}' is not a device that is known here; give one of {}, with a count as in h100x8",
+      text, fmt::join(names, ", "));
+}
+
+}  // namespace train_sft

@@ -1,0 +1,43 @@
+// What the parts of a plan are worked out from.
+#pragma once
+
+#include "train_sft/config/parameter_layout.h"
+#include "train_sft/config/run_shape.h"
+#include "train_sft/plan/memory_plan.h"
+#include "train_sft/plan/plan.h"
+#include "train_sft/plan/step_time.h"
+
+namespace train_sft {
+
+struct PlanFacts {
+  const PlanRequest& request;
+  ModelConfig model{};
+  BatchShape batch{};
+  RunShape run{};
+  std::string precision{};
+  int64_t threads = 1;
+  int64_t params = 0;
+  int64_t checkpoints = 0;
+  int64_t evaluations = 0;
+  uint64_t storage_bytes = 0;
+  uint64_t free_disk_bytes = 0;
+  uint64_t available_memory = 0;  // of the device
+  MemoryPlan memory{};
+  int64_t largest_batch = 0;
+  double flops_per_step = 0;
+  StepTime time{};
+  double evaluation_s = 0;  // one
+  double total_s = 0;       // 0: not known
+
+  const TrainConfig& config() const { return request.settings.config; }
+  const DataSize& size() const { return request.size; }
+  bool starts_from_weights() const {
+    return !config().pretrained_model.empty() || !config().resume.empty();
+  }
+  double tokens_total() const { return run.epochs() * static_cast<double>(size().tokens); }
+};
+
+// [{id, text, evidence}]
+Json plan_warnings(const PlanFacts& facts);
+
+}  // namespace train_sft

@@ -1,0 +1,89 @@
+#include "train_sft/plan/memory_plan.h"
+
+#include <algorithm>
+
+#include "train_sft/model/engine.h"
+#include "train_sft/ops/cross_entropy.h"
+
+namespace train_sft {
+namespace {
+
+at::ScalarType compute_type(const std::string& precision) {
+  return precision == "fp32" ? at::kFloat : at::kBFloat16;
+}
+
+// What the matrix products and attention keep between calls (src/ops/simd): the packed right side,
+// a block of the left side a thread, partial sums of a bf16 result whose depth exceeds a block, and
+// a document's keys, values and their gradients a thread.
+uint64_t workspace_bytes(const ModelConfig& model, const std::string& precision, int64_t tokens,
+                         int64_t threads) {
+  constexpr int64_t kPackedRight = 3072 * 384 * 4, kPackedLeft = 12 * 16 * 384 * 4;
+  constexpr int64_t kBf16Depth = 768;
+  const int64_t head = model.head_dim(), keys = std::min(tokens, model.block_size);
+  const int64_t attention = keys * 5 * head * 4;
+  int64_t partial = 0;
+  if (precision != "fp32") {
+    if (model.ffn() > kBf16Depth) partial = tokens * model.n_embd * 4;
+    if (model.n_embd > kBf16Depth) {
+      const int64_t widest = (model.family == Family::llama ? 2 : 1) * model.ffn();
+      partial = std::max(partial, tokens * widest * 4);
+    }
+  }
+  return static_cast<uint64_t>(kPackedRight + partial + threads * (kPackedLeft + attention));
+}
+
+}  // namespace
+
+Json to_json(const MemoryPlan& plan) {
+  return {{"parameters", plan.parameters},
+          {"compute_copy", plan.compute_copy},
+          {"gradients", plan.gradients},
+          {"optimizer", plan.optimizer},
+          {"activations", plan.activations},
+          {"workspace", plan.workspace},
+          {"data", plan.data},
+          {"program", plan.program},
+          {"total", plan.total()}};
+}
+
+uint64_t activation_bytes(const ModelConfig& model, const std::string& precision, double dropout,
+                          int64_t tokens) {
+  return Engine::planned_arena_bytes(model, compute_type(precision), dropout > 0, tokens);
+}
+
+MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
+                       int64_t micro_batch_tokens, int64_t threads) {
+  const auto elements = static_cast<uint64_t>(parameter_layout(model).total);
+  MemoryPlan plan;
+  plan.parameters = 4 * elements;
+  plan.compute_copy = precision == "fp32" ? 0 : 2 * elements;
+  plan.gradients = 4 * elements;
+  plan.optimizer = 8 * elements;
+  plan.activations = activation_bytes(model, precision, dropout, micro_batch_tokens);
+  plan.logits = static_cast<uint64_t>(
+      Engine::logits_chunk_bytes(model, compute_type(precision), micro_batch_tokens));
+  plan.workspace = workspace_bytes(model, precision, micro_batch_tokens, threads);
+  return plan;
+}
+
+int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
+                      const std::string& precision, int64_t threads, uint64_t available) {
+  const auto fits = [&](int64_t rows) {
+    const int64_t tokens = rows * config.block_size;
+    return plan_memory(model, precision, config.dropout, tokens, threads).total() <= available;
+  };
+  if (!fits(1)) return 0;
+  int64_t fit = 1, too_many = 2;
+  constexpr int64_t kEnough = 1 << 20;
+  while (too_many < kEnough && fits(too_many)) {
+    fit = too_many;
+    too_many *= 2;
+  }
+  while (too_many - fit > 1) {
+    const int64_t middle = fit + (too_many - fit) / 2;
+    (fits(middle) ? fit : too_many) = middle;
+  }
+  return fit;
+}
+
+}  // namespace train_sft
