@@ -14,6 +14,8 @@ Command chat_command();
 Command inspect_command();
 Command import_command();
 Command export_command();
+Command report_command();
+Command watch_command();
 Command options_command();
 Command version_command();
 

@@ -96,7 +96,9 @@ void save(Loop& loop) {
 
 TrainingResult finish(Loop& loop, Ending ending) {
   save_and_say(loop, ending);
-  return {exit_code(ending), name_of(ending), summarise(loop, ending)};
+  Json summary = summarise(loop, ending);
+  loop.page.finish(loop.run, summary);
+  return {exit_code(ending), name_of(ending), std::move(summary)};
 }
 
 }  // namespace train_sft

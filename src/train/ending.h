@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "train/reporter.h"
+#include "train/run_card.h"
 #include "train/run_setup.h"
 #include "train_sft/train/trainer.h"
 
@@ -19,6 +20,7 @@ struct Loop {
 
   Run& run;
   Reporter reporter;
+  RunPage page;
   std::vector<std::vector<int32_t>> prompts;  // of samples
   std::string checkpoint;                     // the last one saved, or the one begun from
   int64_t saved_step;

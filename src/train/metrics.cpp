@@ -23,27 +23,6 @@ Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json();
 }
 
-Json to_json(const StepMetrics& metrics) {
-  Json json = {{"step", metrics.step},
-               {"epoch", metrics.epoch},
-               {"tokens", metrics.tokens},
-               {"examples", metrics.examples},
-               {"loss", number(metrics.loss)},
-               {"lr", metrics.lr},
-               {"grad_norm", number(metrics.grad_norm)},
-               {"tokens_per_s", number(metrics.tokens_per_s)},
-               {"step_ms", metrics.step_ms},
-               {"mfu", metrics.mfu > 0 ? Json(metrics.mfu) : Json()},
-               {"data_wait_ms", metrics.data_wait_ms},
-               {"memory_bytes", metrics.memory_bytes},
-               {"skipped", metrics.skipped}};
-  if (metrics.val_loss) {
-    json["val_loss"] = number(*metrics.val_loss);
-    json["val_ppl"] = number(std::exp(*metrics.val_loss));
-  }
-  return json;
-}
-
 std::string new_event_file_name() {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0) host = {"host"};
@@ -71,6 +50,30 @@ std::string prepare_event_file(const std::string& out_dir, const std::string& te
 }
 
 }  // namespace
+
+Json to_json(const StepMetrics& metrics) {
+  Json json = {{"step", metrics.step},
+               {"epoch", metrics.epoch},
+               {"tokens", metrics.tokens},
+               {"examples", metrics.examples},
+               {"loss", number(metrics.loss)},
+               {"lr", metrics.lr},
+               {"grad_norm", number(metrics.grad_norm)},
+               {"tokens_per_s", number(metrics.tokens_per_s)},
+               {"step_ms", metrics.step_ms},
+               {"mfu", metrics.mfu > 0 ? Json(metrics.mfu) : Json()},
+               {"data_wait_ms", metrics.data_wait_ms},
+               {"memory_bytes", metrics.memory_bytes},
+               {"memory_limit_bytes", metrics.memory_limit_bytes},
+               {"skipped", metrics.skipped}};
+  if (metrics.val_loss) {
+    json["val_loss"] = number(*metrics.val_loss);
+    json["val_ppl"] = number(std::exp(*metrics.val_loss));
+  }
+  for (const auto& [name, loss] : metrics.eval_losses) json["eval_losses"][name] = number(loss);
+  for (const Sign& sign : metrics.signs) json["signs"].push_back(to_json(sign));
+  return json;
+}
 
 void cut_step_lines(const std::string& path, int64_t step) {
   if (!path_exists(path)) return;

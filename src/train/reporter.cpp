@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/memory.h"
 
@@ -48,6 +49,18 @@ void Reporter::step_done(const StepOutcome& outcome) {
                           human_count(tokens_per_s()), human_duration(eta_seconds())));
 }
 
+// The signs follow from the records. Those before a resume (or a rollback) are in metrics.jsonl,
+// cut back to where the run goes on from.
+void Reporter::add_signs(StepMetrics& metrics) {
+  if (metrics.step <= signs_step_ || signs_step_ < 0) {
+    signs_ = SignWatch();
+    for (const Record& record : read_records(join_path(run_.out_dir, "metrics.jsonl")))
+      if (record.step < metrics.step) signs_.add(record);
+  }
+  signs_step_ = metrics.step;
+  metrics.signs = signs_.add(record_from_json(to_json(metrics)));
+}
+
 void Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss) {
   const TrainState& state = run_.state;
   StepMetrics metrics;
@@ -62,8 +75,10 @@ void Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss
   metrics.step_ms = steps_ms_ / static_cast<double>(std::max<int64_t>(1, steps_));
   metrics.data_wait_ms = data_wait_ms_ / static_cast<double>(std::max<int64_t>(1, steps_));
   metrics.memory_bytes = resident_bytes();
+  metrics.memory_limit_bytes = metrics.memory_bytes + available_memory_bytes();
   metrics.skipped = outcome.skipped;
   metrics.val_loss = val_loss;
+  add_signs(metrics);
   run_.metrics->write(metrics);
 
   std::string line = fmt::format(
@@ -77,6 +92,12 @@ void Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss
     line += fmt::format(" | val loss {:.4f}, perplexity {:.2f}{}", *val_loss, std::exp(*val_loss),
                         state.best_step == state.step ? " (best)" : "");
   log::info("{}", line);
+  for (const Sign& sign : metrics.signs) {
+    if (sign.level == Sign::Level::warning)
+      log::warning("sign {}: {}. {}", sign.rule, sign.evidence, sign.advice);
+    else
+      log::info("sign {}: {}", sign.rule, sign.evidence);
+  }
   steps_ = tokens_ = 0;
   steps_ms_ = data_wait_ms_ = 0;
 }

@@ -1,4 +1,4 @@
-// The line a logged step prints, the progress bar, and the record in metrics.jsonl.
+// The line a logged step prints, the progress bar, the record in metrics.jsonl and its signs.
 #pragma once
 
 #include <chrono>
@@ -8,6 +8,7 @@
 #include "train/run_setup.h"
 #include "train/step.h"
 #include "train_sft/base/progress.h"
+#include "train_sft/report/signs.h"
 
 namespace train_sft {
 
@@ -24,11 +25,14 @@ class Reporter {
 
  private:
   double eta_seconds() const;
+  void add_signs(StepMetrics& metrics);
 
   Run& run_;
   ProgressBar bar_;
   std::chrono::steady_clock::time_point begin_;
   int64_t first_step_;
+  SignWatch signs_;  // has seen the records up to signs_step_
+  int64_t signs_step_ = -1;
   double last_loss_ = 0;
   int64_t steps_ = 0, tokens_ = 0;          // since the last record
   double steps_ms_ = 0, data_wait_ms_ = 0;  // since the last record

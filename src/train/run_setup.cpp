@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "train/run_card.h"
 #include "train/step_lines.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
@@ -173,6 +174,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
       run->out_dir, run->config().use_tensorboard ? run->config().tensorboard_dir : "", reported);
   run->examples = std::make_unique<ExampleLog>(*run);
   log_run(*run);
+  write_run_card(*run);
   return run;
 }
 

@@ -70,6 +70,7 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   }
   if (due.log || outcome.skipped)
     loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt);
+  if (due.evaluate) loop.page.update(run);
   if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
   if (due.sample) write_samples(run, loop.prompts);
 

@@ -2,9 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
+
+#include "train_sft/base/json.h"
+#include "train_sft/report/signs.h"
 
 namespace train_sft {
 
@@ -17,9 +22,14 @@ struct StepMetrics {
   double mfu = 0;           // fraction of the device's peak; 0: the peak is not known
   double data_wait_ms = 0;  // of step_ms
   uint64_t memory_bytes = 0;
+  uint64_t memory_limit_bytes = 0;  // what the process could have in all
   bool skipped = false;
   std::optional<double> val_loss;
+  std::map<std::string, double> eval_losses;  // of named sets beside the validation data
+  std::vector<Sign> signs;                    // seen at this step
 };
+// The line of metrics.jsonl; record_from_json (report/record.h) reads it.
+Json to_json(const StepMetrics& metrics);
 
 class MetricsWriter {
  public:

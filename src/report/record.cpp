@@ -1,0 +1,64 @@
+#include "train_sft/report/record.h"
+
+#include <limits>
+
+#include "train_sft/base/file.h"
+
+namespace train_sft {
+namespace {
+
+constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
+
+double number(const Json& line, const char* key, double otherwise) {
+  const auto found = line.find(key);
+  if (found == line.end()) return otherwise;
+  return found->is_number() ? found->get<double>() : kNotANumber;
+}
+
+// Counts; a number that no count can be gives 0.
+template <typename Integer>
+Integer count(const Json& line, const char* key) {
+  const double value = number(line, key, 0);
+  return value >= 0 && value < 9e18 ? static_cast<Integer>(value) : 0;
+}
+
+}  // namespace
+
+Record record_from_json(const Json& line) {
+  Record record;
+  record.step = count<int64_t>(line, "step");
+  record.epoch = number(line, "epoch", 0);
+  record.tokens = count<int64_t>(line, "tokens");
+  record.loss = number(line, "loss", kNotANumber);
+  record.lr = number(line, "lr", 0);
+  record.grad_norm = number(line, "grad_norm", kNotANumber);
+  record.tokens_per_s = number(line, "tokens_per_s", 0);
+  record.step_ms = number(line, "step_ms", 0);
+  record.data_wait_ms = number(line, "data_wait_ms", 0);
+  record.memory_bytes = count<uint64_t>(line, "memory_bytes");
+  record.memory_limit_bytes = count<uint64_t>(line, "memory_limit_bytes");
+  record.skipped = line.contains("skipped") && line["skipped"] == true;
+  record.spikes = count<int64_t>(line, "spikes");
+  if (line.contains("val_loss")) record.val_loss = number(line, "val_loss", kNotANumber);
+  const auto named = line.find("eval_losses");
+  if (named != line.end() && named->is_object())
+    for (const auto& [name, value] : named->items())
+      record.eval_losses[name] = value.is_number() ? value.get<double>() : kNotANumber;
+  return record;
+}
+
+std::vector<Record> read_records(const std::string& path) {
+  std::vector<Record> records;
+  if (!path_exists(path)) return records;
+  const std::string text = read_file(path);
+  size_t begin = 0;
+  for (size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+    if (!line.is_object() || !line.contains("step") || !line["step"].is_number()) break;
+    records.push_back(record_from_json(line));
+  }
+  return records;
+}
+
+}  // namespace train_sft
