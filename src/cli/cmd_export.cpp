@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
+#include "train_sft/interop/adapter.h"
 #include "train_sft/interop/model_export.h"
 #include "train_sft/train/checkpoint.h"
 
@@ -55,6 +56,11 @@ Outcome run(const Invocation& invocation) {
   if (path_exists(out)) throw UsageError("out: {} is there already; name another", out);
   const std::string directory = resolve_checkpoint(invocation.text("checkpoint"));
   require_valid_checkpoint(directory);
+  if (holds_adapter(directory) && !invocation.value("merge").get<bool>())
+    throw UsageError(
+        "{} holds a LoRA adapter, in PEFT's format as it is; add --merge to export the model with "
+        "the adapter merged into it",
+        directory);
   const ModelSource model = open_model(directory);
   const TensorType type = wanted_type(invocation.text("dtype"), model);
   if (format == "hf") {
@@ -93,6 +99,7 @@ Command export_command() {
       std::move(format),
       own_option("out", "string", nullptr, "The directory or file to make"),
       std::move(dtype),
+      own_option("merge", "bool", false, "Of a LoRA checkpoint: the base with the adapter merged"),
   };
   command.run = run;
   return command;

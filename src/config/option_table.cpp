@@ -194,6 +194,18 @@ std::vector<Option> model_options() {
       between(row<model, &M::rope_theta>("rope_theta", {}, "Base of rotary positions (llama)"), 1),
       path(row<&T::pretrained_model>("pretrained_model", {"init_from"},
                                      "Start from these weights, at step 0")),
+      between(row<&T::lora_rank>("lora_rank", {"lora_r"},
+                                 "Rank of LoRA's adapters, which alone are trained; 0: no LoRA"),
+              0, 65536),
+      derived(between(row<&T::lora_alpha>("lora_alpha", {},
+                                          "LoRA: the adapters count lora_alpha / lora_rank times"),
+                      1e-6, 1e6),
+              "2 × lora_rank"),
+      derived(row<&T::lora_targets>("lora_targets", {"lora_target_modules"},
+                                    "LoRA: modules adapted, such as q_proj v_proj"),
+              "every linear layer of the blocks"),
+      row<&T::freeze>("freeze", {},
+                      "Patterns of parameters that stay as they are, such as model.embed_tokens.*"),
   };
 }
 

@@ -4,33 +4,36 @@
 
 #include <utility>
 
+#include "config/trained_parameters.h"
+
 namespace train_sft {
 namespace {
-
-// 32 elements are 64 bytes of bfloat16 and more of wider types: one layout serves every dtype.
-constexpr int64_t kAlignment = 32;
 
 class LayoutBuilder {
  public:
   explicit LayoutBuilder(ParameterLayout& layout) : layout_(layout) {}
 
   void layer(int64_t index) { layer_ = index; }
+  void adapters_from_here() { adapter_ = true; }
 
   void add(const std::string& name, std::vector<int64_t> shape) {
-    align();
+    begin_group();
     append(name, std::move(shape));
   }
 
   // Neighbours without gaps, which serve as one matrix of all their rows.
   void add_group(const std::vector<std::pair<std::string, std::vector<int64_t>>>& members) {
-    align();
+    begin_group();
     for (const auto& [name, shape] : members) append(name, shape);
   }
 
-  void finish() { align(); }
+  void finish() { layout_.total = aligned_offset(layout_.total); }
 
  private:
-  void align() { layout_.total = (layout_.total + kAlignment - 1) / kAlignment * kAlignment; }
+  void begin_group() {
+    finish();
+    ++group_;
+  }
 
   void append(const std::string& name, std::vector<int64_t> shape) {
     ParameterInfo info;
@@ -40,13 +43,16 @@ class LayoutBuilder {
     for (int64_t extent : shape) info.numel *= extent;
     info.decay = shape.size() >= 2;
     info.layer = layer_;
+    info.group = group_;
+    info.adapter = adapter_;
     info.shape = std::move(shape);
     layout_.total += info.numel;
     layout_.parameters.push_back(std::move(info));
   }
 
   ParameterLayout& layout_;
-  int64_t layer_ = -1;
+  int64_t layer_ = -1, group_ = 0;
+  bool adapter_ = false;
 };
 
 void add_gpt2(LayoutBuilder& builder, const ModelConfig& config) {
@@ -102,15 +108,40 @@ void add_llama(LayoutBuilder& builder, const ModelConfig& config) {
   builder.add("model.norm.weight", {C});
 }
 
+// The A's of a group stand side by side: one product makes the low-rank activations of all of them.
+void add_adapters(LayoutBuilder& builder, const ModelConfig& config, const Training& training) {
+  builder.adapters_from_here();
+  for (int64_t l = 0; l < config.n_layer; ++l) {
+    builder.layer(l);
+    for (const auto& modules : linear_modules(config, l)) {
+      std::vector<std::pair<std::string, std::vector<int64_t>>> as;
+      for (const LinearModule& module : modules)
+        if (is_lora_target(module.name, training))
+          as.push_back({lora_a_name(module.name), {training.lora_rank, module.in}});
+      if (as.empty()) continue;
+      builder.add_group(as);
+      for (const LinearModule& module : modules)
+        if (is_lora_target(module.name, training))
+          builder.add(lora_b_name(module.name), {module.out, training.lora_rank});
+    }
+  }
+}
+
 }  // namespace
 
 int64_t ParameterLayout::count() const {
   int64_t sum = 0;
-  for (const ParameterInfo& info : parameters) sum += info.numel;
+  for (const ParameterInfo& info : parameters) sum += info.adapter ? 0 : info.numel;
   return sum;
 }
 
-ParameterLayout parameter_layout(const ModelConfig& config) {
+int64_t ParameterLayout::trained_count() const {
+  int64_t sum = 0;
+  for (const ParameterInfo& info : parameters) sum += info.trained() ? info.numel : 0;
+  return sum;
+}
+
+ParameterLayout parameter_layout(const ModelConfig& config, const Training& training) {
   ParameterLayout layout;
   LayoutBuilder builder(layout);
   if (config.family == Family::gpt2)
@@ -118,7 +149,12 @@ ParameterLayout parameter_layout(const ModelConfig& config) {
   else
     add_llama(builder, config);
   if (!config.tie_embeddings) builder.add("lm_head.weight", {config.vocab_size, config.n_embd});
+  if (training.adapts()) {
+    check_lora_targets(config, training);
+    add_adapters(builder, config, training);
+  }
   builder.finish();
+  place_trained(layout, training);
   return layout;
 }
 

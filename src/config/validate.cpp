@@ -64,6 +64,19 @@ void validate_start(const Settings& settings) {
   }
 }
 
+void validate_adapters(const Settings& settings) {
+  const TrainConfig& config = settings.config;
+  if (config.lora_rank > 0) {
+    if (!config.freeze.empty())
+      contradict(settings, "freeze", "lora_rank",
+                 "LoRA trains its adapters alone, everything else is frozen; give one");
+    return;
+  }
+  for (const char* name : {"lora_alpha", "lora_targets"})
+    if (settings.given(name))
+      throw UsageError("{}: nothing is adapted; add --lora_rank N, such as 16", name);
+}
+
 void validate_schedule(const Settings& settings) {
   const TrainConfig& config = settings.config;
   if (config.min_lr && *config.min_lr > config.learning_rate) {
@@ -126,6 +139,7 @@ void validate_model(const Settings& settings) {
 void validate(const Settings& settings) {
   validate_length(settings);
   validate_start(settings);
+  validate_adapters(settings);
   validate_schedule(settings);
   validate_evaluation(settings);
   validate_model(settings);

@@ -50,7 +50,7 @@ void write_weights(const ModelSource& model, const std::string& path, TensorType
   SafetensorsWriter writer(path, entries, {{"format", "pt"}});
   for (const auto& parameter : layout.parameters) {
     const ParameterSource& source = model.parameters.at(parameter.name);
-    if (source.rearrange == Rearrange::none && source.tensor.type == type) {
+    if (source.is_plain() && source.tensor.type == type) {
       writer.write(source.tensor.bytes);
       continue;
     }

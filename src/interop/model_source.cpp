@@ -12,6 +12,7 @@
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/config/parameter_layout.h"
+#include "train_sft/interop/adapter.h"
 
 namespace train_sft {
 namespace {
@@ -52,11 +53,11 @@ void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tenso
     if (found == by_name.end()) {
       if (!wanted.optional)
         throw CheckpointError("{}: tensor '{}' is missing", model.path, wanted.tensor);
-      model.parameters[parameter.name] = {{wanted.tensor, {}, {}, {}}, Rearrange::zeros, 0};
+      model.parameters[parameter.name] = {{wanted.tensor, {}, {}, {}}, Rearrange::zeros, 0, {}};
       continue;
     }
     check_shape(*found->second, parameter.shape, wanted.rearrange, model.path);
-    model.parameters[parameter.name] = {*found->second, wanted.rearrange, wanted.heads};
+    model.parameters[parameter.name] = {*found->second, wanted.rearrange, wanted.heads, {}};
     used.insert(wanted.tensor);
   }
   for (const SourceTensor& tensor : tensors)
@@ -74,10 +75,26 @@ void check_config(const ModelSource& model) {
   }
 }
 
-void read_parameter(const ModelSource& model, const std::string& name, std::span<float> out) {
-  const auto found = model.parameters.find(name);
-  TRAIN_SFT_CHECK(found != model.parameters.end(), "no parameter '{}'", name);
-  const ParameterSource& source = found->second;
+namespace {
+
+void add_update(const LowRankUpdate& update, std::span<float> out) {
+  const auto rank = static_cast<size_t>(update.a.shape[0]);
+  const auto columns = static_cast<size_t>(update.a.shape[1]);
+  const auto rows = static_cast<size_t>(update.b.shape[0]);
+  std::vector<float> a(rank * columns), b(rows * rank), row(columns);
+  to_floats(update.a.type, update.a.bytes, a);
+  to_floats(update.b.type, update.b.bytes, b);
+  for (size_t o = 0; o < rows; ++o) {
+    std::fill(row.begin(), row.end(), 0.0f);
+    for (size_t r = 0; r < rank; ++r)
+      for (size_t i = 0; i < columns; ++i) row[i] += b[o * rank + r] * a[r * columns + i];
+    for (size_t i = 0; i < columns; ++i)
+      out[update.transposed ? i * rows + o : o * columns + i] +=
+          static_cast<float>(update.scale) * row[i];
+  }
+}
+
+void read_base(const ParameterSource& source, std::span<float> out) {
   const SourceTensor& tensor = source.tensor;
   if (source.rearrange == Rearrange::zeros) return std::fill(out.begin(), out.end(), 0.0f);
   if (source.rearrange == Rearrange::none) return to_floats(tensor.type, tensor.bytes, out);
@@ -89,10 +106,25 @@ void read_parameter(const ModelSource& model, const std::string& name, std::span
   std::copy(values.begin(), values.end(), out.begin());
 }
 
+}  // namespace
+
+void read_parameter(const ModelSource& model, const std::string& name, std::span<float> out) {
+  const auto found = model.parameters.find(name);
+  TRAIN_SFT_CHECK(found != model.parameters.end(), "no parameter '{}'", name);
+  read_base(found->second, out);
+  if (found->second.update) add_update(*found->second.update, out);
+}
+
 ModelSource open_model(const std::string& path, const OpenOptions& options) {
   if (!path_exists(path)) throw CheckpointError("{}: there is no such file or directory", path);
   ModelSource model;
-  if (is_directory(path)) {
+  if (is_directory(path) && holds_adapter(path)) {
+    const Adapter adapter = read_adapter(path);
+    model = open_model(adapter.base);
+    attach_adapter(model, adapter);
+    model.path = path;
+    if (holds_tokenizer(path)) model.tokenizer_directory = path;
+  } else if (is_directory(path)) {
     model = open_huggingface(path);
   } else if (begins_with(path, "GGUF")) {
     model = open_gguf(path, options);

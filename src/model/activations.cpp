@@ -60,8 +60,8 @@ ShapeOf shape_of(Rows rows, int64_t columns) {
 
 class LayerPlanner {
  public:
-  LayerPlanner(ArenaPlan& plan, const ModelConfig& config, at::ScalarType compute,
-               Activations::Moments moments, int layer)
+  LayerPlanner(ArenaPlan& plan, const ModelConfig& config, const LowRanks& low_ranks,
+               at::ScalarType compute, Activations::Moments moments, int layer)
       : plan_(plan),
         dtype_(compute),
         sum_dtype_(compute == at::kDouble ? at::kDouble : at::kFloat),
@@ -70,6 +70,7 @@ class LayerPlanner {
         C_(config.n_embd),
         F_(config.ffn()),
         heads_(config.n_head),
+        low_ranks_(low_ranks),
         qkv_width_((config.n_head + 2 * config.kv_heads()) * config.head_dim()),
         rms_(config.family == Family::llama),
         above_(layer + 1 == config.n_layer ? Rows::learned : Rows::all) {}
@@ -101,6 +102,10 @@ class LayerPlanner {
     a.up = matrix("up", above_, rms_ ? 2 * F_ : F_, f(up), last(f(activation), up));
     a.activated = matrix("activated", above_, F_, f(activation), last(f(down), down));
     a.ffn_out = matrix("ffn_out", above_, C_, f(down), next);
+    low_rank(a.low_qkv.value, Rows::all, low_ranks_.qkv, f(qkv), last(f(qkv), qkv));
+    low_rank(a.low_proj.value, above_, low_ranks_.proj, f(proj), last(f(proj), proj));
+    low_rank(a.low_up.value, above_, low_ranks_.up, f(up), last(f(up), up));
+    low_rank(a.low_down.value, above_, low_ranks_.down, f(down), last(f(down), down));
   }
 
   void backward(LayerActivations& a, bool dropout) {
@@ -112,11 +117,18 @@ class LayerPlanner {
     a.grad_mixed = matrix("grad_mixed", Rows::all, C_, b(proj), b(attention));
     a.grad_qkv = matrix("grad_qkv", Rows::all, qkv_width_, b(attention), b(qkv));
     a.grad_normed1 = matrix("grad_normed1", Rows::all, C_, b(qkv), b(norm1));
+    low_rank(a.low_qkv.gradient, Rows::all, low_ranks_.qkv, b(qkv), b(qkv));
+    low_rank(a.low_proj.gradient, above_, low_ranks_.proj, b(proj), b(proj));
+    low_rank(a.low_up.gradient, above_, low_ranks_.up, b(up), b(up));
+    low_rank(a.low_down.gradient, above_, low_ranks_.down, b(down), b(down));
   }
 
  private:
   at::Tensor matrix(const char* name, Rows rows, int64_t columns, int first, int last) {
     return plan_.add(name, dtype_, shape_of(rows, columns), first, last);
+  }
+  void low_rank(at::Tensor& tensor, Rows rows, int64_t columns, int first, int last) {
+    if (columns > 0) tensor = matrix("low_rank", rows, columns, first, last);
   }
   at::Tensor sums(const char* name, Rows rows, int first, int last) {
     return plan_.add(name, sum_dtype_, shape_of(rows, 0), first, last);
@@ -126,7 +138,9 @@ class LayerPlanner {
   at::ScalarType dtype_, sum_dtype_;
   Activations::Moments moments_;
   int layer_;
-  int64_t C_, F_, heads_, qkv_width_;
+  int64_t C_, F_, heads_;
+  LowRanks low_ranks_;
+  int64_t qkv_width_;
   bool rms_;
   Rows above_;  // attention: of the last layer only what the loss needs
 };
@@ -137,14 +151,16 @@ uint64_t logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute, i
   return static_cast<uint64_t>(loss_scratch_bytes(compute, config, learned));
 }
 
-Activations::Activations(const ModelConfig& config, at::ScalarType compute, Purpose purpose,
-                         bool dropout, std::shared_ptr<ArenaStorage> storage)
+Activations::Activations(const ModelConfig& config, const Training& adapters,
+                         at::ScalarType compute, Purpose purpose, bool dropout,
+                         std::shared_ptr<ArenaStorage> storage)
     : plan_(std::move(storage)) {
   const bool training = purpose == Purpose::training;
   const Moments moments(static_cast<int>(config.n_layer), training);
   layers.resize(static_cast<size_t>(config.n_layer));
+  const std::vector<LowRanks> ranks = low_ranks(config, adapters);
   for (int l = 0; l < static_cast<int>(config.n_layer); ++l) {
-    LayerPlanner planner(plan_, config, compute, moments, l);
+    LayerPlanner planner(plan_, config, ranks[static_cast<size_t>(l)], compute, moments, l);
     planner.forward(layers[static_cast<size_t>(l)]);
     if (training) planner.backward(layers[static_cast<size_t>(l)], dropout);
   }

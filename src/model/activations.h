@@ -7,9 +7,15 @@
 #include <vector>
 
 #include "model/arena.h"
-#include "train_sft/config/model_config.h"
+#include "train_sft/config/parameter_layout.h"
 
 namespace train_sft {
+
+// The low-rank activations of an adapted linear layer; undefined without an adapter.
+struct LowRank {
+  at::Tensor value;     // [N, targets · rank]
+  at::Tensor gradient;  // of the backward only
+};
 
 // N tokens of which L have a learned target, C = n_embd, F = ffn, H = n_head; T is the compute
 // dtype, S float (double when T is).
@@ -27,6 +33,8 @@ struct LayerActivations {
   at::Tensor up;         // [N, F]; Llama: [N, 2F] gate | up
   at::Tensor activated;  // [N, F]
   at::Tensor ffn_out;    // [N, C]
+
+  LowRank low_qkv, low_proj, low_up, low_down;
 
   // Of the backward, undefined in an inference plan.
   at::Tensor grad_ffn_out;        // [N, C] only with dropout: otherwise the residual's gradient
@@ -46,8 +54,8 @@ class Activations {
   enum class Purpose { training, inference };
   class Moments;
 
-  Activations(const ModelConfig& config, at::ScalarType compute, Purpose purpose, bool dropout,
-              std::shared_ptr<ArenaStorage> storage);
+  Activations(const ModelConfig& config, const Training& adapters, at::ScalarType compute,
+              Purpose purpose, bool dropout, std::shared_ptr<ArenaStorage> storage);
 
   // Makes every tensor valid for a micro-batch. L = N: nothing is gathered.
   void bind(int64_t tokens, int64_t learned) { plan_.bind(tokens, learned); }

@@ -34,8 +34,8 @@ struct Decoder::State {
       : config(parameters.config()),
         weights(model_weights(parameters)),
         family(config, parameters.compute().scalar_type()),
-        activations(config, parameters.compute().scalar_type(), Activations::Purpose::inference,
-                    false, std::make_shared<ArenaStorage>(0)) {
+        activations(config, parameters.training(), parameters.compute().scalar_type(),
+                    Activations::Purpose::inference, false, std::make_shared<ArenaStorage>(0)) {
     const at::TensorOptions options = parameters.compute().options();
     for (int64_t l = 0; l < config.n_layer; ++l) {
       const std::vector<int64_t> shape = {config.block_size, config.kv_heads(), config.head_dim()};
@@ -83,17 +83,17 @@ void Decoder::State::layer(size_t l, int64_t count) {
     family.norm_forward(x.normed1, x.residual1, x.mean1, x.rstd1, below.residual2, below.ffn_out,
                         w.norm1);
   }
-  family.linear_forward(x.qkv, x.normed1, w.qkv);
+  family.linear_forward(x.qkv, x.normed1, w.qkv, x.low_qkv);
   family.rope_forward(x.qkv, positions);
   remember(l, count);
   ops::attention_decode(x.mixed, x.qkv.narrow(1, 0, config.n_embd), cache[l].keys, cache[l].values,
                         length() + count, family.attention());
-  family.linear_forward(x.attention_out, x.mixed, w.proj);
+  family.linear_forward(x.attention_out, x.mixed, w.proj, x.low_proj);
   family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, x.residual1, x.attention_out,
                       w.norm2);
-  family.linear_forward(x.up, x.normed2, w.up);
+  family.linear_forward(x.up, x.normed2, w.up, x.low_up);
   family.activation_forward(x.activated, x.up);
-  family.linear_forward(x.ffn_out, x.activated, w.down);
+  family.linear_forward(x.ffn_out, x.activated, w.down, x.low_down);
 }
 
 // Copies the piece's keys and values to their places in the cache.

@@ -33,6 +33,28 @@ void check(const Batch& batch, const ModelConfig& config) {
                   "one weight a learned target");
 }
 
+bool learns(const NormWeights& w) {
+  return w.grad_weight.defined() || w.grad_bias.defined();
+}
+
+bool learns(const LinearWeights& w) {
+  return w.grad_weight.defined() || w.grad_bias.defined() || w.lora.defined();
+}
+
+// The lowest layer that a gradient must reach; 0 when the embedding learns.
+size_t first_trained_layer(const ModelWeights& weights) {
+  if (weights.grad_embedding.defined() || weights.grad_position.defined()) return 0;
+  size_t l = 0;
+  while (l < weights.layers.size()) {
+    const LayerWeights& w = weights.layers[l];
+    if (learns(w.norm1) || learns(w.qkv) || learns(w.proj) || learns(w.norm2) || learns(w.up) ||
+        learns(w.down))
+      break;
+    ++l;
+  }
+  return l;
+}
+
 }  // namespace
 
 // The rows that the loss needs. After the last layer's attention rows do not meet again: from there
@@ -50,15 +72,16 @@ struct Engine::State {
         options(o),
         config(p.config()),
         weights(model_weights(p)),
+        first_trained(first_trained_layer(weights)),
         family(config, p.compute().scalar_type()),
         storage(std::make_shared<ArenaStorage>(o.max_arena_bytes)),
-        inference(config, p.compute().scalar_type(), Activations::Purpose::inference, false,
-                  storage) {
+        inference(config, p.training(), p.compute().scalar_type(), Activations::Purpose::inference,
+                  false, storage) {
     TRAIN_SFT_CHECK(o.dropout >= 0 && o.dropout < 1, "dropout {}", o.dropout);
     const at::ScalarType dtype = p.compute().scalar_type();
     if (p.has_gradients())
-      training = std::make_unique<Activations>(config, dtype, Activations::Purpose::training,
-                                               o.dropout > 0, storage);
+      training = std::make_unique<Activations>(
+          config, p.training(), dtype, Activations::Purpose::training, o.dropout > 0, storage);
     if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens, o.max_tokens);
   }
 
@@ -85,6 +108,7 @@ struct Engine::State {
   EngineOptions options;
   ModelConfig config;
   ModelWeights weights;
+  size_t first_trained;  // layers below it have nothing to learn: no gradient goes there
   FamilyOps family;
   std::shared_ptr<ArenaStorage> storage;
   Activations inference;
@@ -145,7 +169,7 @@ void Engine::State::attention_forward(Activations& a, size_t l, const Batch& bat
     family.norm_forward(x.normed1, x.residual1, x.mean1, x.rstd1, below.residual2, below.ffn_out,
                         w.norm1);
   }
-  family.linear_forward(x.qkv, x.normed1, w.qkv);
+  family.linear_forward(x.qkv, x.normed1, w.qkv, x.low_qkv);
   family.rope_forward(x.qkv, batch.positions);
   ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, family.attention());
   if (!gathers(l)) return;
@@ -158,13 +182,13 @@ void Engine::State::ffn_forward(Activations& a, size_t l, bool dropout) const {
   const LayerActivations& x = a.layers[l];
   const at::Tensor& mixed = gathers(l) ? a.top_mixed : x.mixed;
   const at::Tensor& residual = gathers(l) ? a.top_residual : x.residual1;
-  family.linear_forward(x.attention_out, mixed, w.proj);
+  family.linear_forward(x.attention_out, mixed, w.proj, x.low_proj);
   if (dropout)
     ops::dropout(x.attention_out, x.attention_out, keys(l), attention_site(l), options.dropout);
   family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, residual, x.attention_out, w.norm2);
-  family.linear_forward(x.up, x.normed2, w.up);
+  family.linear_forward(x.up, x.normed2, w.up, x.low_up);
   family.activation_forward(x.activated, x.up);
-  family.linear_forward(x.ffn_out, x.activated, w.down);
+  family.linear_forward(x.ffn_out, x.activated, w.down, x.low_down);
   if (dropout) ops::dropout(x.ffn_out, x.ffn_out, keys(l), ffn_site(l), options.dropout);
 }
 
@@ -179,10 +203,11 @@ LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients)
 void Engine::State::backward(Activations& a, const Batch& batch) const {
   family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
                        a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
-  for (size_t l = a.layers.size(); l-- > 0;) {
+  for (size_t l = a.layers.size(); l-- > first_trained;) {
     ffn_backward(a, l);
     attention_backward(a, l, batch);
   }
+  if (!weights.grad_embedding.defined() && !weights.grad_position.defined()) return;
   if (options.dropout > 0)
     ops::dropout(a.grad_residual, a.grad_residual, row_keys, kEmbeddingSite, options.dropout);
   ops::embedding_backward(weights.grad_embedding, weights.grad_position, a.grad_residual,
@@ -196,15 +221,15 @@ void Engine::State::ffn_backward(Activations& a, size_t l) const {
   const LayerActivations& x = a.layers[l];
   const at::Tensor& residual = gathers(l) ? a.grad_top_residual : a.grad_residual;
   const at::Tensor& grad_ffn = dropout_backward(x.grad_ffn_out, residual, l, ffn_site(l));
-  family.linear_backward(x.grad_activated, grad_ffn, x.activated, w.down);
+  family.linear_backward(x.grad_activated, grad_ffn, x.activated, w.down, x.low_down);
   const at::Tensor& grad_up = family.activation_backward(x.grad_activated, x.up);
-  family.linear_backward(x.grad_normed2, grad_up, x.normed2, w.up);
+  family.linear_backward(x.grad_normed2, grad_up, x.normed2, w.up, x.low_up);
   family.norm_backward(residual, x.grad_normed2, x.residual2, x.mean2, x.rstd2, w.norm2, true);
 
   const at::Tensor& grad_proj =
       dropout_backward(x.grad_attention_out, residual, l, attention_site(l));
   family.linear_backward(gathers(l) ? a.grad_top_mixed : x.grad_mixed, grad_proj,
-                         gathers(l) ? a.top_mixed : x.mixed, w.proj);
+                         gathers(l) ? a.top_mixed : x.mixed, w.proj, x.low_proj);
 }
 
 void Engine::State::attention_backward(Activations& a, size_t l, const Batch& batch) const {
@@ -217,7 +242,7 @@ void Engine::State::attention_backward(Activations& a, size_t l, const Batch& ba
   ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens,
                           family.attention());
   family.rope_backward(x.grad_qkv, batch.positions);
-  family.linear_backward(x.grad_normed1, x.grad_qkv, x.normed1, w.qkv);
+  family.linear_backward(x.grad_normed1, x.grad_qkv, x.normed1, w.qkv, x.low_qkv);
   family.norm_backward(a.grad_residual, x.grad_normed1, x.residual1, x.mean1, x.rstd1, w.norm1,
                        true);
 }
@@ -262,9 +287,10 @@ at::Tensor Engine::logits(const Batch& batch) {
 }
 
 uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
-                                     bool dropout, int64_t tokens) {
-  Activations training(config, compute, Activations::Purpose::training, dropout, nullptr);
-  return training.planned_bytes(tokens);
+                                     bool dropout, int64_t tokens, const Training& training) {
+  Activations activations(config, training, compute, Activations::Purpose::training, dropout,
+                          nullptr);
+  return activations.planned_bytes(tokens);
 }
 
 uint64_t Engine::logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute,

@@ -48,15 +48,19 @@ void FamilyOps::norm_backward(const at::Tensor& grad_input, const at::Tensor& gr
 }
 
 void FamilyOps::linear_forward(const at::Tensor& out, const at::Tensor& input,
-                               const LinearWeights& w) const {
+                               const LinearWeights& w, const LowRank& low) const {
   ops::linear_forward(out, input, w.weight, w.bias, layout_);
+  if (w.lora.defined()) ops::lora_forward(out, low.value, input, w.lora);
 }
 
 void FamilyOps::linear_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
-                                const at::Tensor& input, const LinearWeights& w) const {
-  ops::linear_backward_weight(w.grad_weight, input, grad_out, layout_);
-  if (w.bias.defined()) ops::linear_backward_bias(w.grad_bias, grad_out);
+                                const at::Tensor& input, const LinearWeights& w,
+                                const LowRank& low) const {
+  if (w.grad_weight.defined()) ops::linear_backward_weight(w.grad_weight, input, grad_out, layout_);
+  if (w.grad_bias.defined()) ops::linear_backward_bias(w.grad_bias, grad_out);
   ops::linear_backward_input(grad_input, grad_out, w.weight, layout_);
+  if (w.lora.defined())
+    ops::lora_backward(grad_input, low.gradient, grad_out, input, low.value, w.lora);
 }
 
 void FamilyOps::activation_forward(const at::Tensor& out, const at::Tensor& up) const {

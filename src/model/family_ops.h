@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "model/activations.h"
 #include "model/weights.h"
 #include "train_sft/config/model_config.h"
 #include "train_sft/ops/attention.h"
@@ -25,10 +26,12 @@ class FamilyOps {
                      const at::Tensor& input, const at::Tensor& mean, const at::Tensor& rstd,
                      const NormWeights& w, bool accumulate) const;
 
-  void linear_forward(const at::Tensor& out, const at::Tensor& input, const LinearWeights& w) const;
+  // low: the low-rank activations, where w has an adapter.
+  void linear_forward(const at::Tensor& out, const at::Tensor& input, const LinearWeights& w,
+                      const LowRank& low) const;
   // grad_input is overwritten; the weights' gradients are added to.
   void linear_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
-                       const at::Tensor& input, const LinearWeights& w) const;
+                       const at::Tensor& input, const LinearWeights& w, const LowRank& low) const;
 
   void activation_forward(const at::Tensor& out, const at::Tensor& up) const;
   // Consumes grad_out and up, one of which holds the result; returns that one.

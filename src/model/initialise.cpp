@@ -1,4 +1,5 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <string_view>
@@ -28,14 +29,42 @@ void fill_normal(at::Tensor& tensor, double deviation, const CounterRng& rng) {
   });
 }
 
+template <typename T>
+void fill_uniform(at::Tensor& tensor, double bound, const CounterRng& rng) {
+  T* out = tensor.mutable_data_ptr<T>();
+  for (int64_t i = 0; i < tensor.numel(); ++i)
+    out[i] = static_cast<T>(bound * (2 * rng.uniform(static_cast<uint64_t>(i)) - 1));
+}
+
 }  // namespace
+
+void initialise_adapters(Parameters& parameters, uint64_t seed) {
+  for (const ParameterInfo& info : parameters.layout().parameters) {
+    if (!info.adapter) continue;
+    at::Tensor tensor = parameters.master(info.name);
+    if (info.name.ends_with(".lora_B.weight")) {
+      tensor.zero_();
+      continue;
+    }
+    const double bound = 1.0 / std::sqrt(static_cast<double>(info.shape[1]));
+    const CounterRng rng(seed, hash_string(info.name));
+    if (tensor.scalar_type() == at::kDouble)
+      fill_uniform<double>(tensor, bound, rng);
+    else
+      fill_uniform<float>(tensor, bound, rng);
+  }
+  parameters.refresh_compute();
+}
 
 void initialise(Parameters& parameters, uint64_t seed) {
   const ModelConfig& config = parameters.config();
   const double residual = kDeviation / std::sqrt(2.0 * static_cast<double>(config.n_layer));
   parameters.master().zero_();
+  parameters.compute().zero_();
   for (const ParameterInfo& info : parameters.layout().parameters) {
-    at::Tensor tensor = parameters.master(info.name);
+    if (info.adapter) continue;
+    at::Tensor stored = parameters.stored(info);
+    at::Tensor tensor = stored.scalar_type() == at::kBFloat16 ? at::zeros(info.shape) : stored;
     if (info.shape.size() >= 2) {
       const double deviation = writes_residual(info.name) ? residual : kDeviation;
       const CounterRng rng(seed, hash_string(info.name));
@@ -46,6 +75,7 @@ void initialise(Parameters& parameters, uint64_t seed) {
     } else if (info.name.ends_with(".weight")) {
       tensor.fill_(1.0);  // a norm's gain
     }
+    if (!tensor.is_same(stored)) stored.copy_(tensor);  // frozen, in bfloat16
   }
   parameters.refresh_compute();
 }

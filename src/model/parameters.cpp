@@ -8,65 +8,86 @@
 namespace train_sft {
 namespace {
 
-const ParameterInfo& find(const ParameterLayout& layout, const std::string& name) {
+const ParameterInfo* find_or_null(const ParameterLayout& layout, const std::string& name) {
   for (const ParameterInfo& info : layout.parameters)
-    if (info.name == name) return info;
-  throw InternalError("the model has no parameter '{}'", name);
+    if (info.name == name) return &info;
+  return nullptr;
+}
+
+const ParameterInfo& find(const ParameterLayout& layout, const std::string& name) {
+  const ParameterInfo* info = find_or_null(layout, name);
+  if (info == nullptr) throw InternalError("the model has no parameter '{}'", name);
+  return *info;
+}
+
+at::Tensor view(const at::Tensor& flat, int64_t offset, const ParameterInfo& info) {
+  TRAIN_SFT_CHECK(flat.defined(), "these parameters were made without gradients");
+  TRAIN_SFT_CHECK(offset >= 0, "'{}' is frozen", info.name);
+  return flat.narrow(0, offset, info.numel).view(info.shape);
+}
+
+// The rows of first … last, whose first stands at `offset` of flat.
+at::Tensor span(const ParameterLayout& layout, const at::Tensor& flat, int64_t offset,
+                const ParameterInfo& first, const ParameterInfo& last) {
+  TRAIN_SFT_CHECK(flat.defined(), "these parameters were made without gradients");
+  TRAIN_SFT_CHECK(offset >= 0, "'{}' is frozen", first.name);
+  TRAIN_SFT_CHECK(first.group == last.group && first.offset <= last.offset, "{} … {}", first.name,
+                  last.name);
+  std::vector<int64_t> shape = first.shape;
+  shape[0] = 0;
+  int64_t numel = 0;
+  for (const ParameterInfo& info : layout.parameters) {
+    if (info.offset < first.offset || info.offset > last.offset) continue;
+    TRAIN_SFT_CHECK(info.offset == first.offset + numel, "{} … {} are not one matrix", first.name,
+                    last.name);
+    shape[0] += info.shape[0];
+    numel += info.numel;
+  }
+  return flat.narrow(0, offset, numel).view(shape);
 }
 
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
-                       bool with_gradients)
-    : config_(config), layout_(parameter_layout(config)) {
+                       bool with_gradients, const Training& training)
+    : config_(config), training_(training), layout_(parameter_layout(config, training)) {
   TRAIN_SFT_CHECK(dtype == at::kFloat || dtype == at::kDouble, "masters are float or double");
   TRAIN_SFT_CHECK(compute == dtype || (dtype == at::kFloat && compute == at::kBFloat16),
                   "compute in the masters' dtype, or in bfloat16 with float masters");
-  master_ = at::zeros({layout_.total}, dtype);
-  compute_ = compute == dtype ? master_ : at::zeros({layout_.total}, compute);
-  if (with_gradients) gradients_ = at::zeros({layout_.total}, dtype);
-}
-
-at::Tensor Parameters::view(const at::Tensor& flat, const ParameterInfo& info) const {
-  TRAIN_SFT_CHECK(flat.defined(), "these parameters were made without gradients");
-  return flat.narrow(0, info.offset, info.numel).view(info.shape);
-}
-
-at::Tensor Parameters::span(const at::Tensor& flat, const std::string& first,
-                            const std::string& last) const {
-  const ParameterInfo& a = find(layout_, first);
-  const ParameterInfo& b = find(layout_, last);
-  TRAIN_SFT_CHECK(flat.defined(), "these parameters were made without gradients");
-  TRAIN_SFT_CHECK(a.shape.size() == b.shape.size() && a.offset <= b.offset, "{} … {}", first, last);
-  int64_t row = 1;
-  for (size_t d = 1; d < a.shape.size(); ++d) row *= a.shape[d];
-  int64_t rows = 0, end = a.offset;
-  for (const ParameterInfo& info : layout_.parameters) {
-    if (info.offset < a.offset || info.offset > b.offset) continue;
-    TRAIN_SFT_CHECK(info.offset == end && info.numel == info.shape[0] * row,
-                    "{} … {} are not one matrix", first, last);
-    rows += info.shape[0];
-    end = info.offset + info.numel;
-  }
-  std::vector<int64_t> shape = a.shape;
-  shape[0] = rows;
-  return flat.narrow(0, a.offset, rows * row).view(shape);
+  compute_ = at::zeros({layout_.total}, compute);
+  master_ = compute == dtype ? compute_ : at::zeros({layout_.trained_total}, dtype);
+  if (with_gradients) gradients_ = at::zeros({layout_.trained_total}, dtype);
 }
 
 at::Tensor Parameters::master(const std::string& name) const {
-  return view(master_, find(layout_, name));
+  const ParameterInfo& info = find(layout_, name);
+  return view(master_, master_offset(info), info);
 }
 at::Tensor Parameters::compute(const std::string& name) const {
-  return view(compute_, find(layout_, name));
+  const ParameterInfo& info = find(layout_, name);
+  return view(compute_, info.offset, info);
 }
 at::Tensor Parameters::gradient(const std::string& name) const {
-  return view(gradients_, find(layout_, name));
+  const ParameterInfo& info = find(layout_, name);
+  return view(gradients_, info.trained_offset, info);
+}
+at::Tensor Parameters::stored(const ParameterInfo& info) const {
+  const bool master = !masters_apart() || info.trained();
+  return master ? view(master_, master_offset(info), info) : view(compute_, info.offset, info);
+}
+bool Parameters::has(const std::string& name) const {
+  return find_or_null(layout_, name) != nullptr;
+}
+bool Parameters::trains(const std::string& name) const {
+  return has_gradients() && find(layout_, name).trained();
 }
 at::Tensor Parameters::compute_span(const std::string& first, const std::string& last) const {
-  return span(compute_, first, last);
+  const ParameterInfo& info = find(layout_, first);
+  return span(layout_, compute_, info.offset, info, find(layout_, last));
 }
 at::Tensor Parameters::gradient_span(const std::string& first, const std::string& last) const {
-  return span(gradients_, first, last);
+  const ParameterInfo& info = find(layout_, first);
+  return span(layout_, gradients_, info.trained_offset, info, find(layout_, last));
 }
 
 void Parameters::zero_gradients() {
@@ -75,7 +96,14 @@ void Parameters::zero_gradients() {
 }
 
 void Parameters::refresh_compute() {
-  if (!compute_.is_same(master_)) compute_.copy_(master_);
+  if (!masters_apart()) return;
+  if (layout_.trained_total == layout_.total) {
+    compute_.copy_(master_);
+    return;
+  }
+  for (const ParameterInfo& info : layout_.parameters)
+    if (info.trained())
+      view(compute_, info.offset, info).copy_(view(master_, info.trained_offset, info));
 }
 
 }  // namespace train_sft

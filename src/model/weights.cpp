@@ -9,12 +9,14 @@ namespace {
 
 class Views {
  public:
-  explicit Views(const Parameters& parameters)
-      : parameters_(parameters), gradients_(parameters.has_gradients()) {}
+  explicit Views(const Parameters& parameters) : parameters_(parameters) {}
 
   at::Tensor compute(const std::string& name) const { return parameters_.compute(name); }
   at::Tensor gradient(const std::string& name) const {
-    return gradients_ ? parameters_.gradient(name) : at::Tensor();
+    return parameters_.trains(name) ? parameters_.gradient(name) : at::Tensor();
+  }
+  at::Tensor gradient(const std::string& first, const std::string& last) const {
+    return parameters_.trains(first) ? parameters_.gradient_span(first, last) : at::Tensor();
   }
 
   NormWeights norm(const std::string& name, bool bias) const {
@@ -26,41 +28,57 @@ class Views {
     return norm;
   }
 
-  // The matrices first … last as one.
-  LinearWeights linear(const std::string& first, const std::string& last, bool bias) const {
+  // The modules of a group as one matrix.
+  LinearWeights linear(const std::vector<LinearModule>& modules, bool bias) const {
+    const std::string &first = modules.front().name, &last = modules.back().name;
     const std::string w = ".weight", b = ".bias";
-    LinearWeights linear{parameters_.compute_span(first + w, last + w), {}, {}, {}};
-    if (bias) linear.bias = parameters_.compute_span(first + b, last + b);
-    if (gradients_) {
-      linear.grad_weight = parameters_.gradient_span(first + w, last + w);
-      if (bias) linear.grad_bias = parameters_.gradient_span(first + b, last + b);
+    LinearWeights linear;
+    linear.weight = parameters_.compute_span(first + w, last + w);
+    linear.grad_weight = gradient(first + w, last + w);
+    if (bias) {
+      linear.bias = parameters_.compute_span(first + b, last + b);
+      linear.grad_bias = gradient(first + b, last + b);
     }
+    linear.lora = lora(modules);
     return linear;
-  }
-  LinearWeights linear(const std::string& name, bool bias) const {
-    return linear(name, name, bias);
   }
 
  private:
+  ops::Lora lora(const std::vector<LinearModule>& modules) const {
+    ops::Lora lora;
+    std::string first, last;
+    for (const LinearModule& module : modules) {
+      const std::string a = lora_a_name(module.name), b = lora_b_name(module.name);
+      if (!parameters_.has(a)) continue;
+      if (first.empty()) first = a;
+      last = a;
+      lora.targets.push_back({compute(b), gradient(b), module.column});
+    }
+    if (lora.targets.empty()) return lora;
+    lora.a = parameters_.compute_span(first, last);
+    lora.grad_a = gradient(first, last);
+    lora.scale = parameters_.training().lora_scale();
+    return lora;
+  }
+
   const Parameters& parameters_;
-  bool gradients_;
 };
 
-LayerWeights gpt2_layer(const Views& views, int64_t l) {
-  const std::string h = fmt::format("transformer.h.{}.", l);
-  return {views.norm(h + "ln_1", true),          views.linear(h + "attn.c_attn", true),
-          views.linear(h + "attn.c_proj", true), views.norm(h + "ln_2", true),
-          views.linear(h + "mlp.c_fc", true),    views.linear(h + "mlp.c_proj", true)};
-}
-
-LayerWeights llama_layer(const Views& views, int64_t l, bool qkv_bias) {
+LayerWeights layer_weights(const Views& views, const ModelConfig& config, int64_t l) {
+  const auto modules = linear_modules(config, l);
+  const auto linear = [&](size_t group, bool bias) { return views.linear(modules[group], bias); };
+  if (config.family == Family::gpt2) {
+    const std::string h = fmt::format("transformer.h.{}.", l);
+    return {views.norm(h + "ln_1", true), linear(0, true), linear(1, true),
+            views.norm(h + "ln_2", true), linear(2, true), linear(3, true)};
+  }
   const std::string h = fmt::format("model.layers.{}.", l);
   return {views.norm(h + "input_layernorm", false),
-          views.linear(h + "self_attn.q_proj", h + "self_attn.v_proj", qkv_bias),
-          views.linear(h + "self_attn.o_proj", false),
+          linear(0, config.qkv_bias),
+          linear(1, false),
           views.norm(h + "post_attention_layernorm", false),
-          views.linear(h + "mlp.gate_proj", h + "mlp.up_proj", false),
-          views.linear(h + "mlp.down_proj", false)};
+          linear(2, false),
+          linear(3, false)};
 }
 
 }  // namespace
@@ -79,7 +97,7 @@ ModelWeights model_weights(const Parameters& parameters) {
     weights.grad_position = views.gradient("transformer.wpe.weight");
   }
   for (int64_t l = 0; l < config.n_layer; ++l)
-    weights.layers.push_back(gpt2 ? gpt2_layer(views, l) : llama_layer(views, l, config.qkv_bias));
+    weights.layers.push_back(layer_weights(views, config, l));
   weights.final_norm =
       gpt2 ? views.norm("transformer.ln_f", true) : views.norm("model.norm", false);
   const std::string head = config.tie_embeddings ? embedding : "lm_head.weight";

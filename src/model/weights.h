@@ -8,10 +8,12 @@
 
 #include "train_sft/model/parameters.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/lora.h"
 
 namespace train_sft {
 
-// Undefined tensors are parts that the family lacks, or gradients of parameters made without them.
+// Undefined tensors are parts that the family lacks, or gradients of what is frozen or was made
+// without them.
 struct NormWeights {
   at::Tensor weight, bias;
   at::Tensor grad_weight, grad_bias;
@@ -20,6 +22,7 @@ struct NormWeights {
 struct LinearWeights {
   at::Tensor weight, bias;
   at::Tensor grad_weight, grad_bias;
+  ops::Lora lora;  // undefined: none
 };
 
 struct LayerWeights {

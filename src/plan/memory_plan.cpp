@@ -52,14 +52,17 @@ uint64_t activation_bytes(const ModelConfig& model, const std::string& precision
 }
 
 MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
-                       int64_t micro_batch_tokens, int64_t threads) {
-  const auto elements = static_cast<uint64_t>(parameter_layout(model).total);
+                       int64_t micro_batch_tokens, int64_t threads, const Training& training) {
+  const ParameterLayout layout = parameter_layout(model, training);
+  const auto elements = static_cast<uint64_t>(layout.total);
+  const auto trained = static_cast<uint64_t>(layout.trained_total);
   MemoryPlan plan;
-  plan.parameters = 4 * elements;
+  plan.parameters = 4 * (precision == "fp32" ? elements : trained);
   plan.compute_copy = precision == "fp32" ? 0 : 2 * elements;
-  plan.gradients = 4 * elements;
-  plan.optimizer = 8 * elements;
-  plan.activations = activation_bytes(model, precision, dropout, micro_batch_tokens);
+  plan.gradients = 4 * trained;
+  plan.optimizer = 8 * trained;
+  plan.activations = Engine::planned_arena_bytes(model, compute_type(precision), dropout > 0,
+                                                 micro_batch_tokens, training);
   plan.logits = static_cast<uint64_t>(
       Engine::logits_chunk_bytes(model, compute_type(precision), micro_batch_tokens));
   plan.workspace = workspace_bytes(model, precision, micro_batch_tokens, threads);
@@ -70,7 +73,9 @@ int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
                       const std::string& precision, int64_t threads, uint64_t available) {
   const auto fits = [&](int64_t rows) {
     const int64_t tokens = rows * config.block_size;
-    return plan_memory(model, precision, config.dropout, tokens, threads).total() <= available;
+    const Training training = training_of(config);
+    return plan_memory(model, precision, config.dropout, tokens, threads, training).total() <=
+           available;
   };
   if (!fits(1)) return 0;
   int64_t fit = 1, too_many = 2;

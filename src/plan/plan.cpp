@@ -82,7 +82,7 @@ uint64_t data_bytes(const PlannedData* data) {
 void plan_memory_of_run(PlanFacts& facts) {
   const TrainConfig& config = facts.config();
   facts.memory = plan_memory(facts.model, facts.precision, config.dropout,
-                             largest_micro_batch(facts), facts.threads);
+                             largest_micro_batch(facts), facts.threads, training_of(config));
   facts.memory.program = facts.request.program_bytes;
   facts.memory.data = data_bytes(facts.request.data);
   const auto available = facts.request.on
@@ -221,9 +221,11 @@ void add_storage(Json& plan, PlanFacts& facts) {
   const TrainConfig& config = facts.config();
   facts.checkpoints = times_due(facts.run.max_iters, interval_of_saves(facts));
   const bool bf16 = facts.precision != "fp32";
-  const int64_t weights = (bf16 ? 2 : 4) * facts.params;
+  const bool adapts = config.lora_rank > 0;  // stored: the adapters alone, as their masters
+  const int64_t trained = parameter_layout(facts.model, training_of(config)).trained_count();
+  const int64_t weights = adapts ? 4 * trained : (bf16 ? 2 : 4) * facts.params;
   // In fp32 the weights are the masters; else masters stand beside the moments.
-  const int64_t state = (bf16 ? 12 : 8) * facts.params;
+  const int64_t state = (bf16 && !adapts ? 12 : 8) * trained;
   const int64_t kept =
       config.keep == 0 ? facts.checkpoints : std::min(facts.checkpoints, config.keep + 1);
   const int64_t with_state = std::min(kept, config.keep_optimizer + 1);

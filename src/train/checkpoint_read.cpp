@@ -1,11 +1,13 @@
 #include <array>
 
+#include "train/adapter_checkpoint.h"
 #include "train/checkpoint_files.h"
 #include "train/tensor_bytes.h"
 #include "train_sft/base/checksum.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
+#include "train_sft/interop/adapter.h"
 #include "train_sft/train/checkpoint.h"
 
 namespace train_sft {
@@ -13,8 +15,8 @@ namespace files = checkpoint_files;
 namespace {
 
 bool is_model_directory(const std::string& path) {
-  return path_exists(join_path(path, files::kModelConfig)) &&
-         path_exists(join_path(path, files::kModel));
+  return holds_adapter(path) || (path_exists(join_path(path, files::kModelConfig)) &&
+                                 path_exists(join_path(path, files::kModel)));
 }
 
 // Links are followed by hand, so that messages and saved settings name the step.
@@ -63,15 +65,28 @@ const SafetensorsEntry* find_tensor(const SafetensorsFile& file, const std::stri
   return entry;
 }
 
-void load_flat(const SafetensorsFile& file, const std::string& path, const std::string& prefix,
-               const ParameterLayout& layout, const at::Tensor& flat) {
-  for (const auto& parameter : layout.parameters) {
-    const SafetensorsEntry* entry = find_tensor(file, prefix + parameter.name);
-    if (entry == nullptr)
-      throw CheckpointError("{}: tensor '{}' is missing", path, prefix + parameter.name);
-    copy_entry(*entry, flat.narrow(0, parameter.offset, parameter.numel).view(parameter.shape),
-               path);
-  }
+void load_tensor(const SafetensorsFile& file, const std::string& path, const std::string& name,
+                 const at::Tensor& target) {
+  const SafetensorsEntry* entry = find_tensor(file, name);
+  if (entry == nullptr) throw CheckpointError("{}: tensor '{}' is missing", path, name);
+  copy_entry(*entry, target, path);
+}
+
+// The model's own parameters.
+void load_model(const std::string& directory, Parameters& parameters) {
+  const std::string path = join_path(directory, files::kModel);
+  const SafetensorsFile file(path);
+  for (const auto& parameter : parameters.layout().parameters)
+    if (!parameter.adapter) load_tensor(file, path, parameter.name, parameters.stored(parameter));
+}
+
+// A buffer of what is trained.
+void load_trained(const SafetensorsFile& file, const std::string& path, const std::string& prefix,
+                  const ParameterLayout& layout, const at::Tensor& flat) {
+  for (const auto& parameter : layout.parameters)
+    if (parameter.trained())
+      load_tensor(file, path, prefix + parameter.name,
+                  flat.narrow(0, parameter.trained_offset, parameter.numel).view(parameter.shape));
 }
 
 }  // namespace
@@ -79,7 +94,9 @@ void load_flat(const SafetensorsFile& file, const std::string& path, const std::
 std::string verify_checkpoint(const std::string& directory) {
   try {
     const files::Manifest manifest = files::read_manifest(directory);
-    for (const char* required : {files::kModel, files::kModelConfig})
+    const bool adapter = manifest.has(kAdapterConfig);
+    for (const char* required : {adapter ? kAdapterWeights : files::kModel,
+                                 adapter ? kAdapterConfig : files::kModelConfig})
       if (!manifest.has(required))
         return fmt::format("{}: the manifest does not list {}", directory, required);
     // An imported model has no run to go on with.
@@ -154,6 +171,7 @@ std::string resolve_checkpoint(const std::string& path) {
 }
 
 ModelConfig read_model_config(const std::string& directory) {
+  if (holds_adapter(directory)) return read_model_config(adapter_base(directory));
   const std::string path = join_path(directory, files::kModelConfig);
   try {
     return from_huggingface(read_json_file(path), path);
@@ -165,8 +183,8 @@ ModelConfig read_model_config(const std::string& directory) {
 void load_weights(const std::string& directory, Parameters& parameters) {
   require_valid_checkpoint(directory);
   check_same_model(read_model_config(directory), parameters.config(), directory);
-  const std::string path = join_path(directory, files::kModel);
-  load_flat(SafetensorsFile(path), path, "", parameters.layout(), parameters.master());
+  if (holds_adapter(directory)) return load_adapted(directory, parameters);
+  load_model(directory, parameters);
   parameters.refresh_compute();
 }
 
@@ -190,18 +208,21 @@ TrainState load_training(const std::string& directory, Parameters& parameters, A
         directory, directory);
   const SafetensorsFile file(path);
   const auto& layout = parameters.layout();
-  const bool masters_apart =
-      file.find(files::kMasterPrefix + layout.parameters.front().name) != nullptr;
-  if (masters_apart) {
-    load_flat(file, path, files::kMasterPrefix, layout, parameters.master());
-  } else {
-    const std::string model = join_path(directory, files::kModel);
-    load_flat(SafetensorsFile(model), model, "", layout, parameters.master());
-  }
-  load_flat(file, path, files::kExpAvgPrefix, layout, optimizer.exp_avg());
-  load_flat(file, path, files::kExpAvgSqPrefix, layout, optimizer.exp_avg_sq());
-  parameters.refresh_compute();
   TrainState state = read_train_state(directory);
+  if (parameters.training().adapts()) {
+    check_base(state, directory);
+    load_adapted(directory, parameters);
+  } else {
+    load_model(directory, parameters);
+    // In bfloat16 what was loaded is rounded: the masters stand beside the moments.
+    for (const auto& parameter : layout.parameters)
+      if (parameter.trained() && file.find(files::kMasterPrefix + parameter.name) != nullptr)
+        load_tensor(file, path, files::kMasterPrefix + parameter.name,
+                    parameters.master(parameter.name));
+  }
+  load_trained(file, path, files::kExpAvgPrefix, layout, optimizer.exp_avg());
+  load_trained(file, path, files::kExpAvgSqPrefix, layout, optimizer.exp_avg_sq());
+  parameters.refresh_compute();
   optimizer.t = state.adam_t;
   return state;
 }

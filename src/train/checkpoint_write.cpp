@@ -10,6 +10,7 @@
 #include "train_sft/base/log.h"
 #include "train_sft/base/progress.h"
 #include "train_sft/config/model_config.h"
+#include "train_sft/interop/adapter.h"
 #include "train_sft/interop/safetensors.h"
 #include "train_sft/ops/adamw.h"
 #include "train_sft/train/checkpoint.h"
@@ -21,8 +22,9 @@ namespace {
 // Beside the tensors: tokenizer, settings and what the file system needs for itself.
 constexpr uint64_t kSmallFilesBytes = 32'000'000;
 
+// Adapters are stored as their masters, whatever they are computed in.
 bool stores_masters_apart(const Parameters& parameters) {
-  return !parameters.compute().is_same(parameters.master());
+  return parameters.masters_apart() && !parameters.training().adapts();
 }
 
 void check_finite(const CheckpointParts& parts) {
@@ -35,8 +37,11 @@ void check_finite(const CheckpointParts& parts) {
 
 void check_space(const std::string& out_dir, const CheckpointParts& parts) {
   const Parameters& parameters = *parts.parameters;
-  uint64_t needed = kSmallFilesBytes + parameters.compute().nbytes() +
-                    parts.optimizer->exp_avg().nbytes() + parts.optimizer->exp_avg_sq().nbytes();
+  const uint64_t moments =
+      parts.optimizer->exp_avg().nbytes() + parts.optimizer->exp_avg_sq().nbytes();
+  const uint64_t weights =
+      parameters.training().adapts() ? moments / 2 : parameters.compute().nbytes();
+  uint64_t needed = kSmallFilesBytes + weights + moments;
   if (stores_masters_apart(parameters)) needed += parameters.master().nbytes();
   const uint64_t free = free_bytes_at(out_dir);
   if (free < needed)
@@ -47,12 +52,14 @@ void check_space(const std::string& out_dir, const CheckpointParts& parts) {
         out_dir, human_bytes(static_cast<double>(needed)), human_bytes(static_cast<double>(free)));
 }
 
-void add_tensors(std::vector<SafetensorsEntry>& entries, const std::string& prefix,
+// Of a buffer of what is trained.
+void add_trained(std::vector<SafetensorsEntry>& entries, const std::string& prefix,
                  const ParameterLayout& layout, const at::Tensor& flat) {
   for (const auto& parameter : layout.parameters)
-    entries.push_back(
-        safetensors_entry(prefix + parameter.name,
-                          flat.narrow(0, parameter.offset, parameter.numel).view(parameter.shape)));
+    if (parameter.trained())
+      entries.push_back(safetensors_entry(
+          prefix + parameter.name,
+          flat.narrow(0, parameter.trained_offset, parameter.numel).view(parameter.shape)));
 }
 
 // Files that somebody else wrote are made durable and recorded like ours.
@@ -106,7 +113,12 @@ class CheckpointWriter {
                                  tokenizer.eos_id(), tokenizer.pad_id());
     const bool bf16 = parts_.parameters->compute().scalar_type() == at::kBFloat16;
     config["torch_dtype"] = bf16 ? "bfloat16" : "float32";
-    write_text(files::kModelConfig, dump_json(config));
+    const Training& training = parts_.parameters->training();
+    if (training.adapts())
+      write_text(kAdapterConfig, dump_json(peft_config(parts_.parameters->config(), training,
+                                                       parts_.state->base_model)));
+    else
+      write_text(files::kModelConfig, dump_json(config));
 
     Json generation = Json::object();
     Json ends = Json::array();
@@ -123,18 +135,24 @@ class CheckpointWriter {
   }
 
   void write_model() {
+    const Parameters& parameters = *parts_.parameters;
+    const bool adapts = parameters.training().adapts();
     std::vector<SafetensorsEntry> entries;
-    add_tensors(entries, "", parts_.parameters->layout(), parts_.parameters->compute());
-    write_tensors(files::kModel, entries);
+    for (const auto& parameter : parameters.layout().parameters)
+      if (parameter.adapter == adapts)
+        entries.push_back(
+            safetensors_entry(parameter.name, adapts ? parameters.master(parameter.name)
+                                                     : parameters.compute(parameter.name)));
+    write_tensors(adapts ? kAdapterWeights : files::kModel, entries);
   }
 
   void write_optimizer() {
     const auto& layout = parts_.parameters->layout();
     std::vector<SafetensorsEntry> entries;
     if (stores_masters_apart(*parts_.parameters))
-      add_tensors(entries, files::kMasterPrefix, layout, parts_.parameters->master());
-    add_tensors(entries, files::kExpAvgPrefix, layout, parts_.optimizer->exp_avg());
-    add_tensors(entries, files::kExpAvgSqPrefix, layout, parts_.optimizer->exp_avg_sq());
+      add_trained(entries, files::kMasterPrefix, layout, parts_.parameters->master());
+    add_trained(entries, files::kExpAvgPrefix, layout, parts_.optimizer->exp_avg());
+    add_trained(entries, files::kExpAvgSqPrefix, layout, parts_.optimizer->exp_avg_sq());
     write_tensors(files::kOptimizer, entries);
   }
 

@@ -1,5 +1,6 @@
 #include "train_sft/train/optimizer.h"
 
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
@@ -12,15 +13,20 @@ namespace train_sft {
 AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
     : parameters_(parameters),
       options_(options),
-      exp_avg_(at::zeros_like(parameters.master())),
-      exp_avg_sq_(at::zeros_like(parameters.master())) {
+      exp_avg_(at::zeros({parameters.layout().trained_total}, parameters.master().options())),
+      exp_avg_sq_(at::zeros_like(exp_avg_)) {
   // The gaps between parameters hold zeros with zero gradients: an update leaves them zero, so a
-  // range may run across them.
-  const auto& layout = parameters.layout();
-  for (const auto& parameter : layout.parameters) {
-    if (ranges_.empty() || ranges_.back().decay != parameter.decay)
-      ranges_.push_back({parameter.offset, 0, parameter.decay});
-    ranges_.back().numel = parameter.offset + parameter.numel - ranges_.back().offset;
+  // range may run across them, as long as nothing frozen lies between.
+  for (const auto& parameter : parameters.layout().parameters) {
+    if (!parameter.trained()) continue;
+    const bool goes_on = !ranges_.empty() && ranges_.back().decay == parameter.decay &&
+                         parameter.offset - ranges_.back().offset ==
+                             parameter.trained_offset - ranges_.back().trained_offset;
+    if (!goes_on)
+      ranges_.push_back({parameter.offset, parameter.trained_offset,
+                         parameters.master_offset(parameter), 0, parameter.decay});
+    ranges_.back().numel =
+        parameter.trained_offset + parameter.numel - ranges_.back().trained_offset;
   }
 }
 
@@ -42,15 +48,16 @@ AdamW::Result AdamW::step(double lr, double denominator) {
   update.bias_correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(t));
   update.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
   update.grad_scale = clip / denominator;
-  const bool separate_compute = !parameters_.compute().is_same(parameters_.master());
+  const bool separate_compute = parameters_.masters_apart();
   for (const auto& range : ranges_) {
-    const auto cut = [&](const at::Tensor& flat) {
-      return flat.narrow(0, range.offset, range.numel);
+    const auto cut = [&](const at::Tensor& flat, int64_t offset) {
+      return flat.narrow(0, offset, range.numel);
     };
     update.weight_decay = range.decay ? options_.weight_decay : 0.0;
-    ops::adamw(cut(parameters_.master()),
-               separate_compute ? cut(parameters_.compute()) : at::Tensor(),
-               cut(parameters_.gradients()), cut(exp_avg_), cut(exp_avg_sq_), update);
+    ops::adamw(cut(parameters_.master(), range.master_offset),
+               separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
+               cut(parameters_.gradients(), range.trained_offset),
+               cut(exp_avg_, range.trained_offset), cut(exp_avg_sq_, range.trained_offset), update);
   }
   result.applied = true;
   return result;

@@ -49,8 +49,10 @@ const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", 
                                 "lr_schedule", "warmup_iters", "plateau_iters"};
 const Names kOrderOptions = {"seed",     "packing",  "block_size",
                              "overlong", "train_on", "chat_template"};
-const Names kModelOptions = {"family",     "n_layer",        "n_head",   "n_kv_head", "n_embd",
-                             "ffn_hidden", "tie_embeddings", "qkv_bias", "norm_eps",  "rope_theta"};
+const Names kModelOptions = {"family",       "n_layer",    "n_head",         "n_kv_head",
+                             "n_embd",       "ffn_hidden", "tie_embeddings", "qkv_bias",
+                             "norm_eps",     "rope_theta", "lora_rank",      "lora_alpha",
+                             "lora_targets", "freeze"};
 
 constexpr const char* kCommandLine = "command line";
 constexpr std::string_view kRecordedPrefix = "checkpoint (";

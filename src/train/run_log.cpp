@@ -38,6 +38,13 @@ void log_model(const Run& run) {
       model.family == Family::gpt2 ? "gpt2" : "llama",
       count(static_cast<uint64_t>(run.parameters->layout().count())), model.n_layer, model.n_head,
       model.n_embd, model.ffn(), model.vocab_size, model.block_size);
+  const auto& layout = run.parameters->layout();
+  if (layout.trained_count() < layout.count() || run.parameters->training().adapts())
+    log::info(
+        "trained: {} parameters{}, {:.2f} % of the model's",
+        count(static_cast<uint64_t>(layout.trained_count())),
+        run.parameters->training().adapts() ? " of LoRA's adapters" : "",
+        100.0 * static_cast<double>(layout.trained_count()) / static_cast<double>(layout.count()));
   log::info("precision {}, {} threads, activations {}", run.state.precision, run.state.threads,
             human_bytes(static_cast<double>(run.engine->arena_bytes())));
 }

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "train/adapter_checkpoint.h"
 #include "train/run_card.h"
 #include "train/step_lines.h"
 #include "train_sft/base/error.h"
@@ -88,9 +89,12 @@ void prepare_model(Run& run) {
   if (run.start.kind == StartKind::fresh) model.block_size = run.config().block_size;
   validate(model);
   const auto compute = run.state.precision == "bf16" ? at::kBFloat16 : at::kFloat;
-  run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute);
-
   const TrainConfig& config = run.config();
+  const Training training = training_of(config);
+  if (training.adapts() && run.start.kind == StartKind::fresh)
+    throw UsageError("lora_rank: there is no model to adapt; add --pretrained_model PATH");
+  run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute, true, training);
+
   AdamWOptions adamw;
   adamw.beta1 = config.beta1;
   adamw.beta2 = config.beta2;
@@ -114,7 +118,12 @@ void restore(Run& run) {
       initialise(*run.parameters, static_cast<uint64_t>(run.config().seed));
       break;
     case StartKind::weights:
+      initialise_adapters(*run.parameters, static_cast<uint64_t>(run.config().seed));
       load_weights(checkpoint, *run.parameters);
+      if (run.parameters->training().adapts()) {
+        run.state.base_model = base_of(checkpoint);
+        run.state.base_checksum = checksum_of_model(run.state.base_model);
+      }
       break;
     case StartKind::resume:
     case StartKind::extend: {

@@ -16,6 +16,8 @@ Json to_json(const TrainState& state) {
           {"evals_since_best", state.evals_since_best},
           {"unreported", state.unreported},
           {"schedule", state.schedule},
+          {"base_model", state.base_model},
+          {"base_checksum", state.base_checksum},
           {"rows_per_step", state.rows_per_step},
           {"precision", state.precision},
           {"threads", state.threads},
@@ -40,6 +42,8 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
     state.unreported = json.value("unreported", Json());
     state.schedule = json.value("schedule", Json());
     state.settings = json.value("settings", Json());
+    state.base_model = json.value("base_model", "");
+    state.base_checksum = json.value("base_checksum", "");
     state.rows_per_step = json_int(json, "rows_per_step", where);
     state.precision = json_string(json, "precision", where);
     state.threads = json_int(json, "threads", where);

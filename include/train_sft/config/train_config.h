@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "train_sft/config/model_config.h"
+#include "train_sft/config/parameter_layout.h"
 
 namespace train_sft {
 
@@ -59,8 +60,12 @@ struct TrainConfig {
   int64_t max_bad_steps = 10;  // non-finite steps in a row before exit code 6
 
   // -- model
-  ModelConfig model;             // block_size above is copied into it for a new model
-  std::string pretrained_model;  // weights only, step 0
+  ModelConfig model;                      // block_size above is copied into it for a new model
+  std::string pretrained_model;           // weights only, step 0
+  int64_t lora_rank = 0;                  // 0: every parameter is trained, but for freeze
+  std::optional<double> lora_alpha;       // derived: 2 × lora_rank
+  std::vector<std::string> lora_targets;  // empty: every linear layer of the blocks
+  std::vector<std::string> freeze;        // shell patterns of parameters' names
 
   // -- run
   std::string out_dir;  // derived: checkpoints, checkpoints_instruct, checkpoints_restart
@@ -89,5 +94,8 @@ struct TrainConfig {
   int64_t threads = 0;             // 0: the cores this process may use
   int64_t gpus = 1;  // ranks of the batch; worked off in turn by the devices there are
 };
+
+// What a run of these settings trains.
+Training training_of(const TrainConfig& config);
 
 }  // namespace train_sft

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,10 +33,21 @@ enum class Rearrange {
   zeros,             // not in the file: an absent bias
 };
 
+// A LoRA adapter's share: + scale · B·A, which is [out, in].
+struct LowRankUpdate {
+  SourceTensor a, b;
+  double scale = 0;
+  bool transposed = false;  // the parameter is [in, out]
+};
+
 struct ParameterSource {
   SourceTensor tensor;
   Rearrange rearrange = Rearrange::none;
   int64_t heads = 0;  // of unpermute_rotary
+  std::optional<LowRankUpdate> update;
+
+  // Its values are the bytes in the file as they are.
+  bool is_plain() const { return rearrange == Rearrange::none && !update; }
 };
 
 struct ModelSource {
@@ -59,10 +71,10 @@ struct OpenOptions {
   std::string tokenizer;  // a directory whose tokenizer files stand in for the model's own
 };
 
-// A Hugging Face directory, a GGUF file: recognised by what the path holds. Every parameter is
-// there with the right shape and nothing else is, else CheckpointError names the first that is not.
-// A setting that changes the arithmetic and is not implemented is a CheckpointError naming field
-// and value.
+// A Hugging Face directory, a PEFT adapter's directory (merged into its base), a GGUF file, a .pt,
+// a .bin: recognised by what the path holds. Every parameter is there with the right shape and
+// nothing else is, else CheckpointError names the first that is not. A setting that changes the
+// arithmetic and is not implemented is a CheckpointError naming field and value.
 ModelSource open_model(const std::string& path, const OpenOptions& options = {});
 
 // The parameter's values, in the parameter's layout.

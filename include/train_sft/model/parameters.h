@@ -15,23 +15,35 @@ namespace train_sft {
 class Parameters {
  public:
   // dtype of masters and gradients: float, or double in tests. compute: float, double or bfloat16;
-  // when it equals dtype the compute buffer is the master buffer.
+  // when it equals dtype the compute buffer is the master buffer. What is frozen has neither
+  // gradient nor, in bfloat16, a master.
   Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
-             bool with_gradients = true);
+             bool with_gradients = true, const Training& training = {});
 
   const ModelConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
-  at::Tensor& master() { return master_; }        // [total]
+  const Training& training() const { return training_; }
+  at::Tensor& master() { return master_; }        // [total]; beside bfloat16 [trained_total]
   at::Tensor& compute() { return compute_; }      // [total]
-  at::Tensor& gradients() { return gradients_; }  // [total], sums over micro-batches
+  at::Tensor& gradients() { return gradients_; }  // [trained_total], sums over micro-batches
   bool has_gradients() const { return gradients_.defined(); }
+  bool masters_apart() const { return !compute_.is_same(master_); }
+  // Where a trained parameter stands in master().
+  int64_t master_offset(const ParameterInfo& info) const {
+    return masters_apart() ? info.trained_offset : info.offset;
+  }
   const at::Tensor& master() const { return master_; }
   const at::Tensor& compute() const { return compute_; }
 
-  // Named views (no copies). Throws InternalError for an unknown name.
+  // Named views (no copies). Throws InternalError for an unknown name, or one that is frozen where
+  // only what is trained has a place.
   at::Tensor master(const std::string& name) const;
   at::Tensor compute(const std::string& name) const;
   at::Tensor gradient(const std::string& name) const;
+  // What a parameter is loaded into: its master, or the compute copy where it has none.
+  at::Tensor stored(const ParameterInfo& info) const;
+  bool has(const std::string& name) const;
+  bool trains(const std::string& name) const;  // and has a gradient
   // The rows of several neighbouring parameters as one matrix: first … last.
   at::Tensor compute_span(const std::string& first, const std::string& last) const;
   at::Tensor gradient_span(const std::string& first, const std::string& last) const;
@@ -40,16 +52,19 @@ class Parameters {
   void refresh_compute();  // compute = master, rounded; nothing to do when they alias
 
  private:
-  at::Tensor view(const at::Tensor& flat, const ParameterInfo& info) const;
-  at::Tensor span(const at::Tensor& flat, const std::string& first, const std::string& last) const;
-
   ModelConfig config_;
+  Training training_;
   ParameterLayout layout_;
   at::Tensor master_, compute_, gradients_;
 };
 
 // GPT-2's initialisation: normal(0, 0.02), residual projections divided by sqrt(2 n_layer), zero
 // biases, unit norms. A pure function of (seed, parameter name, element): the same on any machine.
+// Adapters are left to initialise_adapters().
 void initialise(Parameters& parameters, uint64_t seed);
+
+// LoRA's start, as PEFT's: A uniform in ±1/√in (Kaiming with a = √5), B zero, so that the adapted
+// model is the model. The same rule of purity.
+void initialise_adapters(Parameters& parameters, uint64_t seed);
 
 }  // namespace train_sft

@@ -33,7 +33,7 @@ uint64_t activation_bytes(const ModelConfig& model, const std::string& precision
                           int64_t tokens);
 // Everything but data and program. precision: fp32 or bf16.
 MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
-                       int64_t micro_batch_tokens, int64_t threads);
+                       int64_t micro_batch_tokens, int64_t threads, const Training& training = {});
 // The most rows of block_size a micro-batch may have within so many bytes; 0: not even one.
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
                       const std::string& precision, int64_t threads, uint64_t available);

@@ -1,6 +1,8 @@
 // Checkpoints: a directory that is a Hugging Face model, plus what a resume needs.
 //   step_00001000/ config.json generation_config.json model.safetensors tokenizer.* (the model)
 //                  optimizer.safetensors train_state.json manifest.json            (the run)
+// With LoRA adapter_config.json and adapter_model.safetensors (PEFT's) stand for config.json and
+// model.safetensors and name the model they adapt.
 // latest, best_model and best_model.pt are links. A checkpoint is whole or not there: written under
 // a temporary name, each file fsynced, renamed, parent fsynced, then the links move.
 #pragma once
@@ -34,6 +36,7 @@ struct TrainState {
   Json schedule;    // as made, so that a resume continues this one
   Json settings;    // the run's settings in force
   std::string data_fingerprint, tokenizer_fingerprint;
+  std::string base_model, base_checksum;  // of LoRA: what is adapted
   int64_t rows_per_step = 0;
   std::string precision;  // choices decided once and kept
   int64_t threads = 0;
@@ -72,13 +75,16 @@ void require_valid_checkpoint(const std::string& directory);
 // state), warning about each newer one that is not. "" if none.
 std::string newest_valid_checkpoint(const std::string& out_dir);
 // A link, a directory, best_model.pt or a run directory to the checkpoint directory it means.
-// A directory with only a model (config.json, model.safetensors) counts too. Throws
-// CheckpointError.
+// A directory with only a model (config.json, model.safetensors) or an adapter of one counts too.
+// Throws CheckpointError.
 std::string resolve_checkpoint(const std::string& path);
 
+// Of an adapter: its base's.
 ModelConfig read_model_config(const std::string& directory);
 TrainState read_train_state(const std::string& directory);
-// Verifies the checkpoint first. Throws CheckpointError naming the first difference to the model.
+// Verifies the checkpoint first. Adapters among the parameters are filled from an adapter's
+// directory and left alone otherwise; without adapters to fill, such a directory's are merged into
+// the weights. Throws CheckpointError naming the first difference to the model.
 void load_weights(const std::string& directory, Parameters& parameters);
 // Weights (masters), moments and state. Throws CheckpointError naming the first difference.
 TrainState load_training(const std::string& directory, Parameters& parameters, AdamW& optimizer);

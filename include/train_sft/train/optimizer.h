@@ -26,14 +26,14 @@ class AdamW {
   // denominator: Σ weights of the step over all micro-batches and ranks; > 0.
   Result step(double lr, double denominator);
 
-  at::Tensor& exp_avg() { return exp_avg_; }        // [total]
-  at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // [total]
+  at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total]
+  at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // [trained_total]
   int64_t t = 0;                                    // updates applied
 
  private:
   // Neighbouring parameters with the same decay are updated as one.
   struct Range {
-    int64_t offset, numel;
+    int64_t offset, trained_offset, master_offset, numel;
     bool decay;
   };
 
