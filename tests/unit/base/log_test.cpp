@@ -23,7 +23,7 @@ TEST(LogTest, FileGetsEachLineAtOnceWithATimestamp) {
   log::set_file(path);
   ::testing::internal::CaptureStderr();
   log::info("loss {:.2f}", 2.5);
-  log::debug("only when asked for");
+  log::debug("for the file alone");
   log::warning("careful");
   const std::string terminal = ::testing::internal::GetCapturedStderr();
   const std::string file = read_file(path);  // not closed yet: tail -f would show it
@@ -31,6 +31,7 @@ TEST(LogTest, FileGetsEachLineAtOnceWithATimestamp) {
   log::info("after");
   EXPECT_EQ(terminal, "loss 2.50\nwarning: careful\n");
   EXPECT_THAT(file, MatchesRegex("....-..-.. ..:..:.. loss 2.50\n"
+                                 "....-..-.. ..:..:.. for the file alone\n"
                                  "....-..-.. ..:..:.. warning: careful\n"));
   EXPECT_EQ(read_file(path), file);
   remove_tree(path);
