@@ -1,5 +1,6 @@
 #include "train_sft/base/memory.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -65,6 +66,14 @@ uint64_t cgroup_room() {
   return least;
 }
 
+// What `ulimit -v` leaves this process.
+uint64_t address_space_room() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return kUnlimited;
+  const uint64_t used = line_value(kernel_file("/proc/self/status"), "VmSize:", 0) * 1024;
+  return limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+}
+
 }  // namespace
 
 uint64_t resident_bytes() {
@@ -81,7 +90,7 @@ uint64_t peak_resident_bytes() {
 
 uint64_t available_memory_bytes() {
   const uint64_t machine = line_value(kernel_file("/proc/meminfo"), "MemAvailable:", 0) * 1024;
-  return std::min(machine, cgroup_room());
+  return std::min({machine, cgroup_room(), address_space_room()});
 }
 
 }  // namespace train_sft

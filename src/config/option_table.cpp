@@ -234,7 +234,8 @@ std::vector<Option> run_options() {
       between(row<&T::sample_interval>("sample_interval", {},
                                        "Steps between samples of the model's text; 0: off"),
               0, 1e15),
-      row<&T::sample_prompts>("sample_prompts", {}, "Prompts of those samples"),
+      row<&T::sample_prompts>("sample_prompts", {},
+                              "Prompts of those samples; \"@FILE\" has one a line"),
       between(row<&T::keep>("keep", {}, "Checkpoints kept beside the best; 0: all"), 0, 1e9),
       between(row<&T::keep_optimizer>("keep_optimizer", {},
                                       "Checkpoints that keep their optimizer state"),
@@ -246,6 +247,14 @@ std::vector<Option> run_options() {
       row<&T::use_tensorboard>("use_tensorboard", {}, "Write TensorBoard files"),
       derived(path(row<&T::tensorboard_dir>("tensorboard_dir", {}, "Where they go")),
               "runs_instruct for conversations, else runs"),
+      between(row<&T::histogram_interval>(
+                  "histogram_interval", {},
+                  "Steps between TensorBoard histograms of weights and gradients; 0: off"),
+              0, 1e15),
+      row<&T::on_event>("on_event", {},
+                        "Shell command run at each event (checkpoint, sign, early_stop, diverged, "
+                        "stopped, finished), with its JSON on stdin and in TRAIN_SFT_EVENT; on the "
+                        "command line only"),
       derived(path(row<&T::log_file>("log_file", {}, "The run's log")), "training.log in out_dir"),
       row<&T::log_examples>("log_examples", {},
                             "Write the example ids of every step to examples.jsonl"),

@@ -48,6 +48,13 @@ void validate_start(const Settings& settings) {
     throw UsageError("extend_steps: {} needs a run to extend; add --resume auto or --resume PATH",
                      *config.extend_steps);
   }
+  if (settings.given("on_event") && settings.source.at("on_event") != "command line") {
+    throw UsageError(
+        "on_event: given in {}; a command is taken from the command line only, so that no file "
+        "that "
+        "comes with data or a model runs one",
+        settings.source.at("on_event"));
+  }
   if (config.fresh_schedule && config.resume.empty()) {
     throw UsageError(
         "fresh_schedule: nothing to start afresh; add --resume PATH, or use "

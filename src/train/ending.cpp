@@ -23,6 +23,11 @@ const char* name_of(Ending ending) {
   return "";
 }
 
+const char* event_of(Ending ending) {
+  if (ending == Ending::max_iters) return "finished";
+  return ending == Ending::signal ? "stopped" : name_of(ending);
+}
+
 ExitCode exit_code(Ending ending) {
   if (ending == Ending::diverged) return ExitCode::diverged;
   return ending == Ending::signal ? signals::stop_code() : ExitCode::ok;
@@ -69,9 +74,16 @@ Json summarise(const Loop& loop, Ending ending) {
 
 }  // namespace
 
+void tell(Loop& loop, const char* event, const Json& more) {
+  Json message = {{"event", event}, {"out_dir", loop.run.out_dir}, {"step", loop.run.state.step}};
+  message.update(more);
+  loop.hook.send(message);
+}
+
 Loop::Loop(Run& r)
     : run(r),
       reporter(r),
+      hook(r.on_event),
       prompts(sample_prompts(r)),
       checkpoint(r.start.checkpoint),
       saved_step(r.start.state ? r.state.step : -1) {}
@@ -92,12 +104,14 @@ void save(Loop& loop) {
   loop.saved_step = run.state.step;
   apply_retention(run.out_dir, run.config().keep, run.config().keep_optimizer);
   log::info("saved {}{}", loop.checkpoint, is_best ? " (best)" : "");
+  tell(loop, "checkpoint", {{"checkpoint", loop.checkpoint}, {"is_best", is_best}});
 }
 
 TrainingResult finish(Loop& loop, Ending ending) {
   save_and_say(loop, ending);
   Json summary = summarise(loop, ending);
   loop.page.finish(loop.run, summary);
+  tell(loop, event_of(ending), summary);
   return {exit_code(ending), name_of(ending), std::move(summary)};
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "train/event_hook.h"
 #include "train/reporter.h"
 #include "train/run_card.h"
 #include "train/run_setup.h"
@@ -21,12 +22,15 @@ struct Loop {
   Run& run;
   Reporter reporter;
   RunPage page;
+  EventHook hook;                             // on_event
   std::vector<std::vector<int32_t>> prompts;  // of samples
   std::string checkpoint;                     // the last one saved, or the one begun from
   int64_t saved_step;
   std::optional<double> val_loss;  // the last one
 };
 
+// Tells the person's own command (on_event): the event's name, run, step, and `more`.
+void tell(Loop& loop, const char* event, const Json& more);
 // Saves run.state.step, moves the links, thins older checkpoints.
 void save(Loop& loop);
 // Saves what is not saved yet, unless the run diverged, and says how it ended.

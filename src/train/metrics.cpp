@@ -122,6 +122,12 @@ void MetricsWriter::write(const StepMetrics& metrics) {
   events.scalar("train/epoch", metrics.step, metrics.epoch);
   events.scalar("speed/tokens_per_s", metrics.step, metrics.tokens_per_s);
   events.scalar("speed/step_ms", metrics.step, metrics.step_ms);
+  events.scalar("speed/data_wait_ms", metrics.step, metrics.data_wait_ms);
+  events.scalar("memory/resident_bytes", metrics.step, static_cast<double>(metrics.memory_bytes));
+  for (const auto& [name, loss] : metrics.eval_losses)
+    events.scalar("eval/" + name, metrics.step, loss);
+  for (const Sign& sign : metrics.signs)
+    events.text("sign/" + sign.rule, metrics.step, sign.evidence + "\n\n" + sign.advice);
   if (metrics.val_loss) {
     events.scalar("val/loss", metrics.step, *metrics.val_loss);
     events.scalar("val/perplexity", metrics.step, std::exp(*metrics.val_loss));
@@ -133,6 +139,14 @@ void MetricsWriter::text(const std::string& tag, int64_t step, const std::string
   if (!state_->events) return;
   state_->events->text(tag, step, value);
   state_->events->flush();
+}
+
+void MetricsWriter::histogram(const std::string& tag, int64_t step, const Histogram& histogram) {
+  if (state_->events) state_->events->histogram(tag, step, histogram);
+}
+
+bool MetricsWriter::has_tensorboard() const {
+  return state_->events != nullptr;
 }
 
 void MetricsWriter::sync() {

@@ -61,7 +61,7 @@ void Reporter::add_signs(StepMetrics& metrics) {
   metrics.signs = signs_.add(record_from_json(to_json(metrics)));
 }
 
-void Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss) {
+std::vector<Sign> Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss) {
   const TrainState& state = run_.state;
   StepMetrics metrics;
   metrics.step = state.step;
@@ -100,6 +100,7 @@ void Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss
   }
   steps_ = tokens_ = 0;
   steps_ms_ = data_wait_ms_ = 0;
+  return metrics.signs;
 }
 
 }  // namespace train_sft

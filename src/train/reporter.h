@@ -17,8 +17,8 @@ class Reporter {
   explicit Reporter(Run& run);
   // After every step; moves the progress bar and adds up what the next record averages over.
   void step_done(const StepOutcome& outcome);
-  // Writes the record and the line of the step just done.
-  void report(const StepOutcome& outcome, std::optional<double> val_loss);
+  // Writes the record and the line of the step just done; the signs seen at it.
+  std::vector<Sign> report(const StepOutcome& outcome, std::optional<double> val_loss);
   double seconds() const;       // since the loop began
   double tokens_per_s() const;  // of the steps alone, in all
   double last_loss() const { return last_loss_; }

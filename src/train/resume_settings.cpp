@@ -11,13 +11,11 @@ namespace {
 
 using Names = std::set<std::string>;
 
-const Names kStartOptions = {"resume",
-                             "extend_steps",
-                             "fresh_schedule",
-                             "pretrained_model",
-                             "out_dir",
-                             "overwrite_data_check",
-                             "json"};
+const Names kStartOptions = {
+    "resume",   "extend_steps",         "fresh_schedule", "pretrained_model",
+    "out_dir",  "overwrite_data_check",
+    "on_event",  // a checkpoint's word never runs a command
+    "json"};
 // May change at any time: they do not touch the weights. Data and tokenizer are checked by their
 // content; vocab_size sizes a tokenizer, which a checkpoint brings.
 const Names kFreeOptions = {"data",
@@ -33,6 +31,7 @@ const Names kFreeOptions = {"data",
                             "save_interval",
                             "log_interval",
                             "log_examples",
+                            "histogram_interval",
                             "keep",
                             "keep_optimizer",
                             "early_stop_patience",

@@ -164,6 +164,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
   auto run = std::make_unique<Run>();
   run->start = plan_start(given);
   run->settings = run->start.settings;
+  run->on_event = given.config.on_event;
   require_data(run->settings);
   open_out_dir(*run);
   log::info("{}; out_dir {}", run->start.said, run->out_dir);

@@ -22,7 +22,8 @@ namespace train_sft {
 
 struct Run {
   StartPlan start;
-  Settings settings;  // in force
+  Settings settings;     // in force
+  std::string on_event;  // of this start alone
   std::string out_dir;
   std::unique_ptr<DirectoryLock> lock;
 

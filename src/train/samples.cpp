@@ -1,5 +1,8 @@
 #include "train/samples.h"
 
+#include <sstream>
+
+#include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/model/decoder.h"
@@ -9,6 +12,7 @@ namespace {
 
 constexpr int64_t kTextPromptTokens = 16;
 constexpr int64_t kNewTokens = 64;
+constexpr uint64_t kMaxPromptFileBytes = 1 << 20;
 
 // A conversation up to its first learned token, or the first words of a text.
 std::vector<int32_t> beginning_of_first_example(const Run& run) {
@@ -21,11 +25,31 @@ std::vector<int32_t> beginning_of_first_example(const Run& run) {
   return {begin, begin + static_cast<std::ptrdiff_t>(end)};
 }
 
+// "@file" stands for the lines of that file.
+std::vector<std::string> prompt_texts(const std::vector<std::string>& given) {
+  std::vector<std::string> texts;
+  for (const std::string& prompt : given) {
+    if (!prompt.starts_with('@')) {
+      texts.push_back(prompt);
+      continue;
+    }
+    const std::string path = prompt.substr(1);
+    std::istringstream lines(read_file(path, kMaxPromptFileBytes));
+    const size_t before = texts.size();
+    for (std::string line; std::getline(lines, line);) {
+      if (line.ends_with('\r')) line.pop_back();
+      if (!line.empty()) texts.push_back(line);
+    }
+    if (texts.size() == before) throw DataError("sample_prompts: {} holds no prompt", path);
+  }
+  return texts;
+}
+
 }  // namespace
 
 std::vector<std::vector<int32_t>> sample_prompts(const Run& run) {
   std::vector<std::vector<int32_t>> prompts;
-  for (const auto& text : run.config().sample_prompts) {
+  for (const auto& text : prompt_texts(run.config().sample_prompts)) {
     if (run.data.train.is_text) {
       prompts.push_back(run.tokenizer->encode(text));
       continue;

@@ -96,6 +96,7 @@ StepOutcome take_step(Run& run) {
 
   outcome.lr = run.schedule.lr(state.step);
   outcome.tokens = total.tokens;
+  outcome.weight = total.sums.weight;
   if (total.sums.weight > 0) {
     outcome.loss = total.sums.loss / total.sums.weight;
     outcome.skipped = !std::isfinite(total.sums.loss);

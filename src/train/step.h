@@ -14,6 +14,7 @@ struct StepOutcome {
   double grad_norm = 0;      // before clipping
   double lr = 0;
   int64_t tokens = 0;  // of this step
+  double weight = 0;   // Σ weights: what the gradients in Parameters, which are sums, divide by
   double step_ms = 0;
   double data_wait_ms = 0;  // of step_ms, spent making batches
 };

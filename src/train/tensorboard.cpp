@@ -30,6 +30,11 @@ void put_int(std::string& out, uint32_t field, uint64_t value) {
   put_varint(out, value);
 }
 
+void put_double(std::string& out, uint32_t field, double value) {
+  put_key(out, field, Wire::fixed64);
+  put_little_endian(out, std::bit_cast<uint64_t>(value));
+}
+
 void put_bytes(std::string& out, uint32_t field, std::string_view value) {
   put_key(out, field, Wire::bytes);
   put_varint(out, value.size());
@@ -158,6 +163,24 @@ void EventFile::text(const std::string& tag, int64_t step, const std::string& va
   put_bytes(message, 1, tag);
   put_bytes(message, 8, tensor);
   put_bytes(message, 9, metadata);
+  write_event(step, message);
+}
+
+void EventFile::histogram(const std::string& tag, int64_t step, const Histogram& histogram) {
+  std::string proto, limits, counts, message;
+  put_double(proto, 1, histogram.min);
+  put_double(proto, 2, histogram.max);
+  put_double(proto, 3, static_cast<double>(histogram.count));
+  put_double(proto, 4, histogram.sum);
+  put_double(proto, 5, histogram.sum_squares);
+  for (const double limit : histogram.limits)
+    put_little_endian(limits, std::bit_cast<uint64_t>(limit));
+  for (const uint64_t count : histogram.counts)
+    put_little_endian(counts, std::bit_cast<uint64_t>(static_cast<double>(count)));
+  put_bytes(proto, 6, limits);  // repeated doubles, packed
+  put_bytes(proto, 7, counts);
+  put_bytes(message, 1, tag);
+  put_bytes(message, 5, proto);
   write_event(step, message);
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "train_sft/base/file.h"
 
@@ -16,12 +17,21 @@ namespace train_sft {
 // CRC-32C (Castagnoli), as RFC 3720 appendix B.4 defines it.
 uint32_t crc32c(std::string_view bytes);
 
+// Counts of values in buckets: counts[i] of them are at most limits[i] and above limits[i - 1].
+struct Histogram {
+  double min = 0, max = 0, sum = 0, sum_squares = 0;
+  uint64_t count = 0;
+  std::vector<double> limits;
+  std::vector<uint64_t> counts;
+};
+
 class EventFile {
  public:
   // Appends to the file; a new one begins with its version record.
   explicit EventFile(const std::string& path);
   void scalar(const std::string& tag, int64_t step, double value);
   void text(const std::string& tag, int64_t step, const std::string& value);
+  void histogram(const std::string& tag, int64_t step, const Histogram& histogram);
   void flush() { file_.flush(); }
   void sync() { file_.sync(); }
 

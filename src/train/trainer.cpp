@@ -4,6 +4,7 @@
 
 #include "train/ending.h"
 #include "train/evaluate.h"
+#include "train/histograms.h"
 #include "train/run_setup.h"
 #include "train/samples.h"
 #include "train/step.h"
@@ -69,7 +70,10 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
     improved = note_validation(run.state, *val_loss, run.config().min_delta);
   }
   if (due.log || outcome.skipped)
-    loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt);
+    for (const Sign& sign :
+         loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt))
+      tell(loop, "sign", to_json(sign));
+  write_histograms(run, outcome);
   if (due.evaluate) loop.page.update(run);
   if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
   if (due.sample) write_samples(run, loop.prompts);

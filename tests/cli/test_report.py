@@ -97,3 +97,52 @@ def test_several_runs_in_a_browser(two_runs):
     loss = re.search(r'data-series="loss".*?</figure>', dom, re.S).group(0)
     assert "curve c0" in loss and "curve c1" in loss
     assert re.search(r"<td>learning_rate</td><td[^>]*>0.001</td><td[^>]*>0.01</td>", dom)
+
+
+# What a person does with the curves; the outcome becomes the title.
+ACTIONS = """
+const done = [];
+const root = () => document.querySelector('figure[data-series=loss] svg');
+const path = () => root().querySelector('path.curve').getAttribute('d');
+const at = (type, part) => { const r = root().getBoundingClientRect();
+  root().dispatchEvent(new PointerEvent(type, {clientX: r.left + r.width * part, clientY: r.top + 50, pointerType: 'mouse', pointerId: 1, bubbles: true})); };
+SVGElement.prototype.setPointerCapture = () => {};
+const tip = document.querySelector('figure[data-series=loss] .tip');
+at('pointermove', 0.5);
+if (!tip.hidden && /step \\d+ · epoch/.test(tip.textContent) && /training/.test(tip.textContent)) done.push('hover');
+const whole = path();
+at('pointerdown', 0.4); at('pointermove', 0.8); at('pointerup', 0.8);
+if (path() !== whole && tip.hidden) done.push('zoom');
+[...document.querySelectorAll('#controls button')].find((b) => b.textContent === 'whole run').click();
+if (path() === whole) done.push('unzoom');
+const log = document.querySelector('figure[data-series=loss] input'); log.click();
+if (path() !== whole) done.push('log');
+log.click();
+const smooth = document.querySelector('#controls input[type=range]'); smooth.value = 0; smooth.dispatchEvent(new Event('input'));
+if (document.querySelector('figure[data-series=loss] path.raw') === null) done.push('smoothing');
+const axis = document.querySelector('#controls select'); axis.value = 'tokens'; axis.dispatchEvent(new Event('change'));
+if ([...root().querySelectorAll('text')].some((t) => /k$/.test(t.textContent))) done.push('tokens');
+window.dispatchEvent(new Event('beforeprint'));
+if ([...document.querySelectorAll('details')].every((d) => d.open)) done.push('print');
+document.title = done.join(' ');
+"""
+
+
+@needs_browser
+def test_zoom_hover_log_scale_and_smoothing_in_a_browser(two_runs):
+    page = (two_runs / "low" / "report.html").read_text(encoding="utf-8")
+    nonce = re.search(r'<script nonce="([^"]+)"', page).group(1)
+    acted = two_runs / "acted.html"
+    acted.write_text(page.replace("</body>", f'<script nonce="{nonce}">{ACTIONS}</script></body>'), encoding="utf-8")
+    dom, console = opened(acted)
+    assert not console, console
+    assert "<title>hover zoom unzoom log smoothing tokens print</title>" in dom, re.search("<title>.*?</title>", dom).group(0)
+
+
+@needs_browser
+def test_a_script_without_the_pages_nonce_is_refused(two_runs):
+    page = (two_runs / "low" / "report.html").read_text(encoding="utf-8")
+    hostile = two_runs / "hostile.html"
+    hostile.write_text(page.replace("</body>", "<script>document.title='owned'</script></body>"), encoding="utf-8")
+    dom, console = opened(hostile)
+    assert "<title>low" in dom and any("Content Security Policy" in line for line in console)

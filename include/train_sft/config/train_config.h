@@ -77,7 +77,7 @@ struct TrainConfig {
   int64_t save_interval = 0;          // 0: with each evaluation (or 1000) and at the end
   int64_t log_interval = 10;
   int64_t sample_interval = 0;  // 0: off
-  std::vector<std::string> sample_prompts;
+  std::vector<std::string> sample_prompts;  // "@file": a prompt a line
   int64_t keep = 3;  // checkpoints kept beside best; 0: all
   int64_t keep_optimizer = 2;
   int64_t early_stop_patience = 0;  // evaluations without improvement; 0: off
@@ -85,6 +85,8 @@ struct TrainConfig {
   bool use_tensorboard = false;
   std::string tensorboard_dir;  // derived: runs_instruct for conversations, else runs
   std::string log_file;         // derived: <out_dir>/training.log
+  int64_t histogram_interval = 0;  // TensorBoard, weights and gradients; 0: off
+  std::string on_event;            // a shell command
   bool log_examples = false;    // examples.jsonl: the example ids of every step
   bool json = false;
 

@@ -31,6 +31,8 @@ struct StepMetrics {
 // The line of metrics.jsonl; record_from_json (report/record.h) reads it.
 Json to_json(const StepMetrics& metrics);
 
+struct Histogram;  // train/tensorboard.h
+
 class MetricsWriter {
  public:
   // Cuts metrics.jsonl and this run's event files back to `from_step` (0: a new run), then appends.
@@ -38,7 +40,10 @@ class MetricsWriter {
   MetricsWriter(const std::string& out_dir, const std::string& tensorboard_dir, int64_t from_step);
   ~MetricsWriter();
   void write(const StepMetrics& metrics);
-  void text(const std::string& tag, int64_t step, const std::string& value);  // TensorBoard
+  // TensorBoard; nothing where it is off.
+  void text(const std::string& tag, int64_t step, const std::string& value);
+  void histogram(const std::string& tag, int64_t step, const Histogram& histogram);
+  bool has_tensorboard() const;
   void sync();  // before a checkpoint: what it counts is durable
 
  private:

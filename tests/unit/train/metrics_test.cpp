@@ -136,6 +136,47 @@ TEST(MetricsTest, AResumeWritesEachStepOnce) {
   EXPECT_THAT(events.output, ::testing::Not(::testing::HasSubstr("sample 4 four\n")));
 }
 
+// Histograms and texts, too: a line "tag step …" for each.
+constexpr const char* kReadEverything = R"(
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0, 'tensors': 0, 'histograms': 0})
+events.Reload()
+print(' '.join(sorted(events.Tags()['scalars'])))
+for tag in events.Tags()['histograms']:
+    for e in events.Histograms(tag):
+        v = e.histogram_value
+        print(tag, e.step, v.min, v.max, v.num, v.sum, v.sum_squares, v.bucket_limit, v.bucket)
+for tag in events.Tags()['tensors']:
+    for e in events.Tensors(tag):
+        print(tag, e.step, e.tensor_proto.string_val[0].decode())
+)";
+
+TEST(MetricsTest, TensorBoardReadsEveryTag) {
+  const TemporaryDirectory directory;
+  const std::string tensorboard = directory / "runs";
+  {
+    MetricsWriter writer(directory / "out", tensorboard, 0);
+    StepMetrics metrics = at_step(1);
+    metrics.val_loss = 2.0;
+    metrics.eval_losses["base"] = 3.0;
+    metrics.signs.push_back(
+        {"over_fitting", Sign::Level::warning, 1, 1, "validation rose", "stop"});
+    writer.write(metrics);
+    writer.histogram("weights/w", 1, {-1, 2, 3.5, 6.25, 4, {0, 2}, {1, 3}});
+  }
+  const PythonResult events = run_python(kReadEverything, {event_file(tensorboard)});
+  if (!events.available) GTEST_SKIP() << events.output;
+  ASSERT_EQ(events.exit_code, 0) << events.output;
+  EXPECT_THAT(events.output,
+              ::testing::HasSubstr("eval/base memory/resident_bytes speed/data_wait_ms "
+                                   "speed/step_ms speed/tokens_per_s train/epoch train/grad_norm "
+                                   "train/loss train/lr val/loss val/perplexity\n"));
+  EXPECT_THAT(events.output,
+              ::testing::HasSubstr("weights/w 1 -1.0 2.0 4.0 3.5 6.25 [0.0, 2.0] [1.0, 3.0]\n"));
+  EXPECT_THAT(events.output, ::testing::HasSubstr("sign/over_fitting 1 validation rose\n"));
+}
+
 TEST(MetricsTest, ACutAtAnyByteKeepsTheWholeLinesBefore) {
   const TemporaryDirectory directory;
   const std::string path = directory / "metrics.jsonl";
