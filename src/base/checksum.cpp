@@ -22,6 +22,8 @@ struct Checksum::State {
 
 Checksum::Checksum() : state_(std::make_unique<State>()) {}
 Checksum::~Checksum() = default;
+Checksum::Checksum(Checksum&&) noexcept = default;
+Checksum& Checksum::operator=(Checksum&&) noexcept = default;
 
 void Checksum::add(std::span<const std::byte> bytes) {
   XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());

@@ -212,6 +212,36 @@ std::string read_file(const std::string& path, uint64_t max_bytes) {
   return contents;
 }
 
+FileReader::FileReader(const std::string& path) : path_(path), fd_(open_for_reading(path)) {
+  Descriptor handle{fd_};
+  open_status(path, fd_);
+  handle.fd = -1;
+}
+
+FileReader::~FileReader() {
+  file_system().close(fd_);
+}
+
+size_t FileReader::read(std::span<std::byte> buffer) {
+  size_t filled = 0;
+  while (filled < buffer.size()) {
+    const ssize_t count = retry(
+        [&] { return file_system().read(fd_, buffer.data() + filled, buffer.size() - filled); });
+    if (count < 0) fail_read(path_, "read");
+    if (count == 0) break;
+    filled += static_cast<size_t>(count);
+  }
+  return filled;
+}
+
+FileStatus file_status(const std::string& path) {
+  struct ::stat status {};
+  if (!status_of(path, status)) fail_read(path, "stat");
+  const auto& modified = status.st_mtim;
+  return {static_cast<uint64_t>(status.st_size),
+          int64_t{modified.tv_sec} * 1'000'000'000 + modified.tv_nsec};
+}
+
 MappedFile::MappedFile(const std::string& path) {
   Descriptor handle{open_for_reading(path)};
   size_ = static_cast<size_t>(open_status(path, handle.fd).st_size);

@@ -154,9 +154,9 @@ Command eval_command() {
                  "An answer is cut when it runs on past its reference by this many tokens", 1, 1e9),
       own_option("show", "int", 0, "Print the first answers", 0, 1e9),
   };
-  command.shared = {"data",          "data_format", "data_vars",  "train_on",
-                    "packing",       "overlong",    "block_size", "batch_size",
-                    "chat_template", "precision",   "threads"};
+  command.shared = {"data",        "data_format",   "field_map",  "data_vars",  "train_on",
+                    "packing",     "overlong",      "block_size", "batch_size", "cache_dir",
+                    "verify_data", "chat_template", "precision",  "threads"};
   command.run = run;
   return command;
 }

@@ -110,6 +110,8 @@ Json inspect_data(const Invocation& invocation, const std::string& path) {
   std::unique_ptr<Tokenizer> tokenizer;
   if (config.tokenizer.empty()) {
     tokenizer = std::make_unique<ByteTokenizer>();
+    // No run will ask for these tokens.
+    if (!invocation.settings.given("cache_dir")) config.cache_dir = "none";
     // Bytes are several times as many as tokens: no limit, so that nothing is counted as cut.
     if (!invocation.settings.given("block_size")) config.block_size = 1 << 24;
   } else {
@@ -139,13 +141,29 @@ Json inspect_data(const Invocation& invocation, const std::string& path) {
   return json;
 }
 
+Json inspect_cache(const std::string& path, bool quiet) {
+  Json json{{"kind", "token cache"}};
+  json.update(inspect_token_cache(path));
+  if (quiet) return json;
+  fmt::print("token cache {} ({})\n", path,
+             json["valid"] ? "valid" : "NOT VALID: " + json["fault"].get<std::string>());
+  if (!json.contains("bytes")) return json;
+  fmt::print("  {} of {}\n", human_bytes(json["bytes"].get<double>()), json["files"].dump());
+  for (const char* side : {"train", "validation"}) {
+    const DataReport report = data_report_from_json(json[side], path);
+    if (report.examples > 0) fmt::print("  {}: {}", side, describe(report));
+  }
+  return json;
+}
+
 bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
 Outcome run(const Invocation& invocation) {
   if (invocation.positionals.size() != 1) {
-    throw UsageError("inspect takes one PATH: a checkpoint, a data file or a tokenizer");
+    throw UsageError(
+        "inspect takes one PATH: a checkpoint, a data file, a tokenizer or a token cache");
   }
   const std::string& path = invocation.positionals[0];
   const bool quiet = invocation.settings.config.json;
@@ -157,6 +175,11 @@ Outcome run(const Invocation& invocation) {
   if (only_tokenizer ||
       (!directory && (ends_with(path, ".model") || base_name(path) == "tokenizer.json"))) {
     return {ExitCode::ok, inspect_tokenizer(path, invocation.integer("show"), quiet)};
+  }
+  if (directory && is_token_cache(path)) {
+    Json json = inspect_cache(path, quiet);
+    const bool valid = json["valid"].get<bool>();
+    return {valid ? ExitCode::ok : ExitCode::data, std::move(json)};
   }
   if (directory || link) {
     Json json = inspect_checkpoint(path, quiet);
@@ -172,16 +195,18 @@ Command inspect_command() {
   Command command;
   command.name = "inspect";
   command.arguments = "PATH";
-  command.summary = "Says what a checkpoint, a data file or a tokenizer holds.";
+  command.summary = "Says what a checkpoint, a data file, a tokenizer or a token cache holds.";
   command.examples = {
       "train_sft inspect checkpoints/best_model",
       "train_sft inspect alpaca.json --tokenizer checkpoints/best_model --show 3",
       "train_sft inspect tokenizer.model --show 300",
+      "train_sft inspect .cache/train_sft/4f0c…",
   };
   command.own_options = {
       own_option("show", "int", 0, "Print this many examples or tokens", 0, 1e9)};
-  command.shared = {"data_format", "field_map", "data_vars", "train_on",  "chat_template",
-                    "packing",     "overlong",  "tokenizer", "block_size"};
+  command.shared = {"data_format",   "field_map", "data_vars",   "train_on",
+                    "chat_template", "packing",   "overlong",    "tokenizer",
+                    "block_size",    "cache_dir", "verify_data", "threads"};
   command.run = run;
   return command;
 }

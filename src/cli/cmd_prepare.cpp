@@ -60,14 +60,16 @@ Outcome run(const Invocation& invocation) {
 Command prepare_command() {
   Command command;
   command.name = "prepare";
-  command.summary = "Trains a tokenizer if none is given, and says what the data will give.";
+  command.summary =
+      "Trains a tokenizer if none is given, tokenises, packs, and keeps the result for runs to "
+      "come.";
   command.examples = {
       "train_sft prepare --data book.txt --tokenizer_type unigram --vocab_size 8000 --out tok",
       "train_sft prepare --data alpaca.json --tokenizer tok --block_size 1024",
   };
   command.own_options = {
       own_option("out", "string", "tokenizer", "Where a tokenizer trained here goes")};
-  command.shared = {"Data", "block_size", "vocab_size"};
+  command.shared = {"Data", "block_size", "vocab_size", "threads"};
   command.reads_files = true;
   command.run = run;
   return command;

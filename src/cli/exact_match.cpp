@@ -30,9 +30,8 @@ Question last_reply(const Dataset& dataset, uint64_t example, int32_t end_of_rep
   while (first > begin && dataset.weights[first - 1] > 0) --first;
   Question question;
   if (last == first || first == begin || dataset.tokens[last - 1] != end_of_reply) return question;
-  const int32_t* tokens = dataset.tokens.data();
-  question.prompt.assign(tokens + begin, tokens + first);
-  question.reply.assign(tokens + first, tokens + last - 1);
+  question.prompt = dataset.tokens.slice(begin, first);
+  question.reply = dataset.tokens.slice(first, last - 1);
   return question;
 }
 

@@ -69,7 +69,7 @@ std::vector<Option> data_options() {
                                    "plain text, else by hash"),
              {"auto", "hash", "tail"}),
       one_of(row<&T::data_format>("data_format", {}, "Format of the files; auto: detected"),
-             {"auto", "text", "alpaca", "prompt_completion", "messages", "sharegpt"}),
+             {"auto", "text", "alpaca", "prompt_completion", "messages", "sharegpt", "token_bin"}),
       row<&T::field_map>("field_map", {},
                          "Names of fields in the data: instruction=question,output=answer"),
       one_of(row<&T::train_on>("train_on", {},
@@ -91,6 +91,12 @@ std::vector<Option> data_options() {
              {"auto", "none", "best_fit", "sequential"}),
       one_of(row<&T::overlong>("overlong", {}, "What happens to an example longer than a row"),
              {"truncate", "drop", "split", "error"}),
+      derived(row<&T::cache_dir>("cache_dir", {},
+                                 "Where tokens are kept between runs; none: in memory only"),
+              ".cache/train_sft"),
+      row<&T::verify_data>("verify_data", {},
+                           "Check every byte of the data files and the token cache at the start, "
+                           "not samples"),
       between(row<&T::seed>("seed", {}, "Seed of order, initial weights and dropout"), 0),
   };
 }

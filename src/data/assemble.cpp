@@ -6,6 +6,35 @@
 #include "train_sft/base/error.h"
 
 namespace train_sft {
+namespace {
+
+std::map<std::string, ColumnWriter> columns_of(bool is_text, const std::string& prefix) {
+  std::map<std::string, ColumnWriter> columns;
+  std::vector<std::string> names = {"tokens", "offsets", "hashes"};
+  if (!is_text) names.insert(names.end(), {"ids", "run_ends", "run_weights"});
+  for (const std::string& name : names) {
+    columns.try_emplace(name, prefix.empty() ? "" : prefix + name);
+  }
+  return columns;
+}
+
+// At 0, 5, 25, 50, 75, 95 and 100 %.
+std::vector<uint64_t> percentiles(const std::map<uint64_t, uint64_t>& lengths) {
+  uint64_t count = 0;
+  for (const auto& [length, examples] : lengths) count += examples;
+  std::vector<uint64_t> values;
+  if (count == 0) return values;
+  for (const uint64_t percent : {0, 5, 25, 50, 75, 95, 100}) {
+    const uint64_t place = (count - 1) * percent / 100;
+    uint64_t before = 0;
+    auto at = lengths.begin();
+    while (before + at->second <= place) before += (at++)->second;
+    values.push_back(at->first);
+  }
+  return values;
+}
+
+}  // namespace
 
 Overlong parse_overlong(const std::string& name) {
   if (name == "truncate") return Overlong::truncate;
@@ -15,14 +44,47 @@ Overlong parse_overlong(const std::string& name) {
   throw UsageError("overlong '{}' is unknown; choose truncate, drop, split or error", name);
 }
 
-DatasetBuilder::DatasetBuilder(bool is_text, int64_t block_size, Overlong overlong)
-    : block_size_(block_size), overlong_(overlong) {
-  dataset_.is_text = is_text;
-  dataset_.offsets.push_back(0);
+DatasetBuilder::DatasetBuilder(const BuilderSettings& settings, const std::string& prefix)
+    : settings_(settings),
+      columns_(columns_of(settings.is_text, prefix)),
+      tokens_(columns_.at("tokens")),
+      offsets_(columns_.at("offsets")),
+      hashes_(columns_.at("hashes")) {
+  stored_.is_text = settings.is_text;
+  stored_.token_bytes = settings.token_bytes;
+  offsets_.add(uint64_t{0});
 }
 
 void DatasetBuilder::drop(const std::string& reason, uint64_t records) {
-  if (records > 0) dataset_.report.dropped[reason] += records;
+  if (records > 0) stored_.report.dropped[reason] += records;
+}
+
+template <typename T>
+void DatasetBuilder::add_ids(std::span<const T> ids) {
+  size_ += ids.size();
+  if (sizeof(T) == static_cast<size_t>(settings_.token_bytes)) {
+    tokens_.add_all(ids);
+    return;
+  }
+  for (const T id : ids) {
+    if (settings_.token_bytes == 2) {
+      tokens_.add(static_cast<uint16_t>(id));
+    } else {
+      tokens_.add(static_cast<uint32_t>(id));
+    }
+  }
+}
+
+void DatasetBuilder::add_weight(float weight, uint64_t tokens) {
+  if (weight != run_weight_) end_run();
+  run_weight_ = weight;
+  run_end_ += tokens;
+}
+
+void DatasetBuilder::end_run() {
+  if (run_weight_ < 0) return;
+  columns_.at("run_ends").add(run_end_);
+  columns_.at("run_weights").add(run_weight_);
 }
 
 void DatasetBuilder::add_piece(const RenderedRecord& rendered, size_t begin, size_t end,
@@ -32,35 +94,30 @@ void DatasetBuilder::add_piece(const RenderedRecord& rendered, size_t begin, siz
   };
   uint64_t learned = 0;
   for (size_t i = begin + 1; i < end; ++i) learned += weight(i) > 0.0F ? 1 : 0;
-  // A stream's one-token documents (empty ones) are kept: they are part of the stream.
-  if (learned == 0 && !dataset_.is_text) {
+  if (learned == 0) {
     drop(reason_when_empty);
     return;
   }
-  const auto at = [](size_t i) { return static_cast<std::ptrdiff_t>(i); };
-  dataset_.tokens.insert(dataset_.tokens.end(), rendered.ids.begin() + at(begin),
-                         rendered.ids.begin() + at(end));
-  if (!dataset_.is_text) {
-    dataset_.weights.push_back(0.0F);
-    for (size_t i = begin + 1; i < end; ++i) dataset_.weights.push_back(weight(i));
-  }
-  dataset_.offsets.push_back(dataset_.tokens.size());
-  dataset_.ids.push_back(id);
-  dataset_.content_hashes.push_back(content_hash);
-  dataset_.report.learned_tokens += learned;
+  add_ids(std::span(rendered.ids).subspan(begin, end - begin));
+  add_weight(0.0F, 1);
+  for (size_t i = begin + 1; i < end; ++i) add_weight(weight(i), 1);
+  offsets_.add(size_);
+  columns_.at("ids").add(id);
+  hashes_.add(content_hash);
+  stored_.report.learned_tokens += learned;
 }
 
 void DatasetBuilder::add(const RenderedRecord& rendered, uint64_t id, uint64_t content_hash,
                          const std::string& where) {
   const size_t length = rendered.ids.size();
-  const auto block = static_cast<size_t>(block_size_);
-  lengths_.push_back(length);
-  if (dataset_.is_text || length <= block) {
+  const auto block = static_cast<size_t>(settings_.block_size);
+  ++lengths_[length];
+  if (length <= block) {
     add_piece(rendered, 0, length, id, content_hash, "nothing to learn");
     return;
   }
-  DataReport& report = dataset_.report;
-  switch (overlong_) {
+  DataReport& report = stored_.report;
+  switch (settings_.overlong) {
     case Overlong::truncate:
       ++report.truncated;
       report.truncated_tokens += length - block;
@@ -84,21 +141,39 @@ void DatasetBuilder::add(const RenderedRecord& rendered, uint64_t id, uint64_t c
       throw DataError(
           "{}: this example is {} tokens long, block_size is {}. Raise block_size, or set "
           "overlong to truncate, drop or split.",
-          where, length, block_size_);
+          where, length, settings_.block_size);
   }
 }
 
-Dataset DatasetBuilder::finish() {
-  DataReport& report = dataset_.report;
-  report.tokens = dataset_.tokens.size();
-  std::sort(lengths_.begin(), lengths_.end());
-  if (!lengths_.empty()) {
-    for (const size_t percent : {0, 5, 25, 50, 75, 95, 100}) {
-      report.length_percentiles.push_back(lengths_[(lengths_.size() - 1) * percent / 100]);
-    }
-  }
-  dataset_.tokens.shrink_to_fit();
-  return std::move(dataset_);
+void DatasetBuilder::add_to_document(std::span<const uint16_t> ids) {
+  add_ids(ids);
+}
+
+void DatasetBuilder::add_to_document(std::span<const int32_t> ids) {
+  add_ids(ids);
+}
+
+void DatasetBuilder::end_document(uint64_t content_hash) {
+  const uint64_t length = size_ - document_begin_;
+  ++lengths_[length];
+  stored_.report.learned_tokens += length > 0 ? length - 1 : 0;
+  offsets_.add(size_);
+  hashes_.add(content_hash);
+  document_begin_ = size_;
+}
+
+StoredDataset DatasetBuilder::finish() {
+  if (!settings_.is_text) end_run();
+  stored_.report.tokens = size_;
+  stored_.report.length_percentiles = percentiles(lengths_);
+  for (auto& [name, writer] : columns_) stored_.columns[name] = writer.finish();
+  return stored_;
+}
+
+Dataset DatasetBuilder::open(int64_t vocab_size) const {
+  std::map<std::string, ColumnBytes> bytes;
+  for (const auto& [name, writer] : columns_) bytes[name] = writer.memory();
+  return open_in_memory(stored_, bytes, vocab_size);
 }
 
 }  // namespace train_sft

@@ -1,230 +1,136 @@
 #include "train_sft/data/dataset.h"
 
 #include <algorithm>
-#include <cmath>
-#include <set>
-#include <unordered_set>
 #include <utility>
 
-#include "assemble.h"
-#include "parallel.h"
-#include "records.h"
+#include "build.h"
 #include "split.h"
-#include "train_sft/base/checksum.h"
+#include "text_stream.h"
+#include "token_bin.h"
+#include "token_cache.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/memory.h"
+#include "train_sft/base/progress.h"
+#include "train_sft/base/signals.h"
 #include "train_sft/data/loader.h"
-#include "train_sft/text/utf8.h"
 
 namespace train_sft {
 namespace {
 
-struct Renderer {
-  const TrainConfig& config;
-  const Tokenizer& tokenizer;
-  const ChatTemplate& chat_template;
-  TrainOn train_on;
+// From here on a build that is killed leaves parts to go on from; below, it costs seconds.
+constexpr uint64_t kKeepPartsFrom = uint64_t{4} << 20;
 
-  RenderedRecord render(const Record& record) const {
-    if (!record.is_document) {
-      RenderedConversation rendered =
-          chat_template.render(tokenizer, record.conversation, train_on);
-      return {std::move(rendered.ids), std::move(rendered.weights)};
-    }
-    RenderedRecord rendered{tokenizer.encode(record.document), {}};
-    if (record.ends && tokenizer.eos_id() >= 0) rendered.ids.push_back(tokenizer.eos_id());
-    return rendered;
+// What the columns of both sides may take at most, from the tokens of the first text.
+uint64_t estimated_bytes(const std::vector<DataSource>& sources, const Renderer& renderer) {
+  uint64_t total = 0;
+  for (const DataSource& source : sources) {
+    total += static_cast<uint64_t>(static_cast<double>(source.file.bytes) *
+                                   std::max(1.0, source.source.weight));
   }
-};
-
-TrainOn parse_train_on(const std::string& name) {
-  if (name == "assistant") return TrainOn::assistant;
-  if (name == "last") return TrainOn::last;
-  if (name == "all") return TrainOn::all;
-  throw UsageError("train_on '{}' is unknown; choose assistant, last or all", name);
+  std::string text;
+  TextStream stream(sources.front().source.path, false);
+  stream.read(text);
+  const size_t tokens = renderer.tokenizer.encode(text).size();
+  const double tokens_per_byte = static_cast<double>(std::max<size_t>(tokens, 1)) /
+                                 static_cast<double>(std::max<uint64_t>(stream.consumed(), 1));
+  constexpr double kMargin = 1.2;  // offsets, weights and hashes; text that is unlike the first
+  return static_cast<uint64_t>(kMargin * tokens_per_byte * renderer.token_bytes *
+                               static_cast<double>(total));
 }
 
-std::vector<Source> read_sources(const std::vector<std::string>& specs, const TrainConfig& config,
-                                 uint64_t first_id) {
-  const DataVars vars = parse_data_vars(config.data_vars);
-  std::vector<std::string> unknown;
-  std::vector<Source> sources;
-  for (const std::string& spec : specs) {
-    Source source = parse_source(spec);
-    read_source(source, config, vars, first_id, unknown);
-    first_id += source.records.size();
-    sources.push_back(std::move(source));
-  }
-  warn_of_placeholders(unknown);
-  return sources;
-}
-
-bool is_plain_text(const std::vector<Source>& sources) {
-  return std::all_of(sources.begin(), sources.end(), [](const Source& s) { return s.plain_text; });
-}
-
-bool is_all_text(const std::vector<Source>& sources) {
-  return std::all_of(sources.begin(), sources.end(),
-                     [](const Source& s) { return !is_conversation_format(s.format); });
-}
-
-std::string format_name(const std::vector<Source>& sources) {
-  std::set<std::string> names;
-  for (const Source& source : sources) names.insert(source.format);
-  return names.size() == 1 ? *names.begin() : "mixed";
-}
-
-// Cuts a document's last characters off: what a reader of the whole file sees as its end.
-void split_document(Record& record, double fraction, std::vector<Record>& validation) {
-  const size_t characters = count_characters(record.document);
-  const auto kept = static_cast<size_t>((1.0 - fraction) * static_cast<double>(characters));
-  const size_t offset = character_offset(record.document, kept);
-  if (offset == record.document.size()) return;
-  Record tail;
-  tail.is_document = true;
-  tail.document = record.document.substr(offset);
-  tail.line =
-      record.line + static_cast<size_t>(std::count(
-                        record.document.begin(),
-                        record.document.begin() + static_cast<std::ptrdiff_t>(offset), '\n'));
-  tail.id = record.id;
-  tail.content_hash = content_hash(tail);
-  validation.push_back(std::move(tail));
-  record.document.resize(offset);
-  record.ends = false;
-  record.content_hash = content_hash(record);
-}
-
-std::vector<bool> tail_of_records(size_t n, double fraction) {
-  std::vector<bool> validation(n);
-  const uint64_t count = std::min<uint64_t>(validation_count(n, fraction), n);
-  std::fill(validation.end() - static_cast<std::ptrdiff_t>(count), validation.end(), true);
-  return validation;
-}
-
-// Moves the validation part of the sources' records into sources of its own.
-std::vector<Source> take_validation(std::vector<Source>& sources, const TrainConfig& config) {
-  std::vector<Source> validation;
-  if (config.val_split <= 0.0) return validation;
-  std::string by = config.val_split_by;
-  if (by == "auto") by = is_plain_text(sources) ? "tail" : "hash";
-  if (by != "tail" && by != "hash") {
-    throw UsageError("val_split_by '{}' is unknown; choose auto, hash or tail", by);
-  }
-  std::vector<uint64_t> hashes;
-  for (const Source& source : sources) {
-    for (const Record& record : source.records) hashes.push_back(record.content_hash);
-  }
-  const std::vector<bool> chosen = by == "hash" ? split_by_hash(hashes, config.val_split)
-                                                : tail_of_records(hashes.size(), config.val_split);
-  size_t i = 0;
-  for (Source& source : sources) {
-    Source taken{source.path, 1.0, source.format, source.plain_text, {}};
-    if (by == "tail" && source.plain_text) {
-      for (Record& record : source.records) split_document(record, config.val_split, taken.records);
-      i += source.records.size();
-    } else {
-      std::vector<Record> kept;
-      for (Record& record : source.records) {
-        (chosen[i++] ? taken.records : kept).push_back(std::move(record));
-      }
-      source.records = std::move(kept);
-    }
-    if (!taken.records.empty()) validation.push_back(std::move(taken));
-  }
-  return validation;
-}
-
-// A long text is encoded in parts, by several threads, where the tokenizer allows it.
-std::vector<std::string_view> encoding_parts(std::string_view text, const Tokenizer& tokenizer) {
-  constexpr size_t kPartBytes = size_t{1} << 18;
-  std::vector<std::string_view> parts;
-  while (text.size() > kPartBytes) {
-    size_t cut = 0;
-    for (size_t limit = kPartBytes; cut == 0 && limit < text.size(); limit *= 2) {
-      cut = tokenizer.safe_cut(text, limit);
-    }
-    if (cut == 0) break;
-    parts.push_back(text.substr(0, cut));
-    text.remove_prefix(cut);
-  }
-  parts.push_back(text);
-  return parts;
-}
-
-std::vector<RenderedRecord> render_all(const Source& source, const Renderer& renderer) {
-  std::vector<RenderedRecord> rendered(source.records.size());
-  const int threads = resolve_threads(renderer.config.threads);
-  if (source.plain_text) {
-    for (size_t i = 0; i < rendered.size(); ++i) {
-      const auto parts = encoding_parts(source.records[i].document, renderer.tokenizer);
-      std::vector<std::vector<int32_t>> ids(parts.size());
-      parallel_for(
-          parts.size(), threads, "tokenising", [&](size_t p) { return parts[p].size(); },
-          [&](size_t p) { ids[p] = renderer.tokenizer.encode(parts[p]); });
-      for (const auto& part : ids) {
-        rendered[i].ids.insert(rendered[i].ids.end(), part.begin(), part.end());
-      }
-      const int32_t eos = renderer.tokenizer.eos_id();
-      if (source.records[i].ends && eos >= 0) rendered[i].ids.push_back(eos);
-    }
-    return rendered;
-  }
-  const auto cost = [&](size_t i) {
-    size_t bytes = source.records[i].document.size();
-    for (const Message& message : source.records[i].conversation.messages) {
-      bytes += message.content.size() + message.input.size();
-    }
-    return bytes;
+uint64_t overlap_of(const DataSplit& split) {
+  const auto each = [](const Column<uint64_t>& hashes) {
+    return [&hashes](const HashVisitor& visit) {
+      for (const uint64_t hash : hashes) visit(hash);
+    };
   };
-  parallel_for(rendered.size(), threads, "tokenising", cost,
-               [&](size_t i) { rendered[i] = renderer.render(source.records[i]); });
-  return rendered;
+  const auto& train = split.train.content_hashes;
+  const auto& validation = split.validation.content_hashes;
+  if (validation.empty()) return 0;
+  return count_common(train.size() + validation.size(), each(validation), each(train));
 }
 
-void add_source(DatasetBuilder& builder, const Source& source, const Renderer& renderer) {
-  const std::vector<RenderedRecord> rendered = render_all(source, renderer);
-  std::vector<uint64_t> hashes;
-  for (const Record& record : source.records) hashes.push_back(record.content_hash);
-  const auto whole = static_cast<uint64_t>(source.weight);
-  const std::vector<bool> extra =
-      select_fraction(hashes, source.weight - static_cast<double>(whole));
-  for (uint64_t copy = 0; copy <= whole; ++copy) {
-    uint64_t left_out = 0;
-    for (size_t i = 0; i < rendered.size(); ++i) {
-      if (copy == whole && !extra[i]) {
-        left_out += copy == 0 ? 1 : 0;
-        continue;
-      }
-      const Record& record = source.records[i];
-      builder.add(rendered[i], record.id + copy * kCopyStride, record.content_hash,
-                  fmt::format("{}:{}", source.path, record.line));
-    }
-    builder.drop(fmt::format("left out by the data weight {:g}", source.weight), left_out);
+// What was read must be what was looked at before: half of one state and half of another is none.
+void require_unchanged(const std::vector<DataSource>& sources) {
+  for (const DataSource& source : sources) {
+    const FileStatus now = file_status(source.file.path);
+    if (now.bytes == source.file.bytes && now.modified_ns == source.file.modified_ns) continue;
+    throw DataError("{}: changed while it was read; start again when it is complete",
+                    source.file.path);
   }
 }
 
-Dataset build(const std::vector<Source>& sources, const Renderer& renderer, bool is_stream) {
-  DatasetBuilder builder(is_stream, renderer.config.block_size,
-                         parse_overlong(renderer.config.overlong));
-  DataReport& report = builder.report();
-  if (!sources.empty()) report.format = format_name(sources);
-  std::unordered_set<uint64_t> seen;
-  for (const Source& source : sources) {
-    report.examples += source.records.size();
-    for (const Record& record : source.records) {
-      report.duplicates += seen.insert(record.content_hash).second ? 0 : 1;
-    }
-    add_source(builder, source, renderer);
+DataSplit build_in_memory(std::vector<DataSource>& sources, const Renderer& renderer) {
+  uint64_t bytes = 0;
+  for (const DataSource& source : sources) bytes += source.file.bytes;
+  const uint64_t available = available_memory_bytes();
+  if (bytes > kKeepPartsFrom && 2 * estimated_bytes(sources, renderer) > available) {
+    throw ResourceError(
+        "the tokens of {} of data do not fit into memory ({} are free); keep them in files by "
+        "--cache_dir DIR",
+        human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(available)));
   }
-  return builder.finish();
+  PartStore parts("");
+  tokenise(sources, renderer, parts);
+  require_unchanged(sources);
+  Assembly assembly(sources, renderer.config, parts, renderer.token_bytes, "");
+  const Built built = assembly.run();
+  const int64_t vocab_size = renderer.tokenizer.vocab_size();
+  DataSplit split;
+  split.train = assembly.open_train(vocab_size);
+  split.validation = assembly.open_validation(vocab_size);
+  split.overlap = overlap_of(split);
+  split.unknown_vars = built.unknown_vars;
+  return split;
 }
 
-uint64_t count_overlap(const Dataset& train, const Dataset& validation) {
-  const std::unordered_set<uint64_t> contents(train.content_hashes.begin(),
-                                              train.content_hashes.end());
-  return static_cast<uint64_t>(
-      std::count_if(validation.content_hashes.begin(), validation.content_hashes.end(),
-                    [&](uint64_t hash) { return contents.contains(hash); }));
+// A stop in the midst says that nothing is lost.
+template <typename Work>
+void stoppable(bool keeps_parts, Work work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    if (!keeps_parts || !signals::stop_requested()) throw;
+    throw Error(error.code(),
+                fmt::format("{}; what is tokenised is kept: the same command goes on from there",
+                            error.what()));
+  }
+}
+
+DataSplit build_cache(TokenCache& cache, std::vector<DataSource>& sources,
+                      const Renderer& renderer) {
+  uint64_t bytes = 0;
+  for (const DataSource& source : sources) bytes += source.file.bytes;
+  const bool keep_parts = bytes >= kKeepPartsFrom;
+  cache.require_room(estimated_bytes(sources, renderer) * (keep_parts ? 2 : 1));
+  const std::string directory = cache.begin_building(keep_parts);
+  PartStore parts(keep_parts ? cache.parts_directory() : "");
+  stoppable(keep_parts, [&] { tokenise(sources, renderer, parts); });
+  require_unchanged(sources);
+  Assembly assembly(sources, renderer.config, parts, renderer.token_bytes, directory);
+  Built built;
+  stoppable(keep_parts, [&] { built = assembly.run(); });
+  const int64_t vocab_size = renderer.tokenizer.vocab_size();
+  DataSplit split;
+  split.train = open_files(built.train, directory, "train", vocab_size);
+  split.validation = open_files(built.validation, directory, "validation", vocab_size);
+  cache.commit(sources, built, overlap_of(split));
+  auto committed = cache.open(sources, false, vocab_size);
+  TRAIN_SFT_CHECK(committed.has_value(), "the token cache just written cannot be read");
+  return std::move(*committed);
+}
+
+DataSplit cached_or_built(std::vector<DataSource>& sources, const Renderer& renderer) {
+  const auto cache = TokenCache::at(renderer.config, cache_settings(sources, renderer));
+  if (!cache) return build_in_memory(sources, renderer);
+  const bool verify = renderer.config.verify_data;
+  const int64_t vocab_size = renderer.tokenizer.vocab_size();
+  if (auto split = cache->open(sources, verify, vocab_size)) return std::move(*split);
+  cache->lock();
+  // Another process may have built it meanwhile.
+  if (auto split = cache->open(sources, verify, vocab_size)) return std::move(*split);
+  return build_cache(*cache, sources, renderer);
 }
 
 // Collects the texts that rendering encodes, so that a tokenizer learns from what it will see.
@@ -236,6 +142,7 @@ class TextCollector : public Tokenizer {
   }
   std::string decode(std::span<const int32_t>) const override { return {}; }
   std::string token_bytes(int32_t) const override { return {}; }
+  bool splits_at_newlines() const override { return true; }
   int32_t vocab_size() const override { return 1; }
   std::optional<int32_t> special_id(std::string_view) const override { return 0; }
   int32_t bos_id() const override { return 0; }
@@ -252,14 +159,6 @@ class TextCollector : public Tokenizer {
 
 }  // namespace
 
-std::string Dataset::fingerprint() const {
-  Checksum sum;
-  sum.add(std::as_bytes(std::span(tokens)));
-  sum.add(std::as_bytes(std::span(offsets)));
-  sum.add(std::as_bytes(std::span(weights)));
-  return sum.hex();
-}
-
 DataSplit load_data(const TrainConfig& config, const Tokenizer& tokenizer,
                     const ChatTemplate& chat_template) {
   if (config.data.empty()) {
@@ -267,23 +166,13 @@ DataSplit load_data(const TrainConfig& config, const Tokenizer& tokenizer,
   }
   if (config.block_size < 2)
     throw UsageError("block_size {} is too small: 2 or more", config.block_size);
-  const Renderer renderer{config, tokenizer, chat_template, parse_train_on(config.train_on)};
-  std::vector<Source> sources = read_sources(config.data, config, 0);
-  uint64_t records = 0;
-  for (const Source& source : sources) records += source.records.size();
-  std::vector<Source> held_out = config.val_data.empty()
-                                     ? take_validation(sources, config)
-                                     : read_sources(config.val_data, config, records);
-  for (Source& source : held_out) source.weight = 1.0;
-
-  const auto is_stream = [&](const std::vector<Source>& some) {
-    const bool text = is_all_text(some);
-    return text && resolve_packing(config, text) == Packing::sequential;
-  };
-  DataSplit split;
-  split.train = build(sources, renderer, is_stream(sources));
-  split.validation = build(held_out, renderer, is_stream(held_out));
-  split.overlap = count_overlap(split.train, split.validation);
+  if (are_token_files(config)) return load_token_files(config, tokenizer);
+  const Renderer renderer(config, tokenizer, chat_template);
+  std::vector<DataSource> sources = find_sources(config);
+  plan_split(sources, config);
+  DataSplit split = cached_or_built(sources, renderer);
+  for (const DataSource& source : sources) split.files.push_back(source.file);
+  warn_of_placeholders(split.unknown_vars);
   if (split.train.report.learned_tokens == 0) {
     throw UsageError(
         "nothing is to be learned from this data:\n{}Check train_on ({}), loss weights "
@@ -294,15 +183,41 @@ DataSplit load_data(const TrainConfig& config, const Tokenizer& tokenizer,
 }
 
 std::vector<std::string> load_documents(const TrainConfig& config) {
-  std::vector<Source> sources = read_sources(config.data, config, 0);
+  if (are_token_files(config)) {
+    throw UsageError(
+        "tokenizer: {} holds token ids; name the tokenizer they were made with by --tokenizer PATH",
+        config.data.front());
+  }
+  TrainConfig training = config;
+  training.val_data.clear();
+  std::vector<DataSource> sources = find_sources(training);
   const auto chat = chat_template(config.chat_template);
+  const ReadSettings settings(config);
   TextCollector collector;
-  for (Source& source : sources) {
-    for (Record& record : source.records) {
-      if (record.is_document) {
-        collector.texts.push_back(std::move(record.document));
-      } else {
-        chat->render(collector, record.conversation, TrainOn::all);
+  const auto add = [&](const Record& record) {
+    if (record.is_document) {
+      collector.texts.push_back(record.document);
+    } else {
+      chat->render(collector, record.conversation, TrainOn::all);
+    }
+  };
+  // Of a corpus that is larger, chunks spread evenly over it.
+  constexpr uint64_t kMostText = uint64_t{1} << 30;
+  uint64_t bytes = 0;
+  for (const DataSource& source : sources) bytes += source.file.bytes;
+  const uint64_t stride = bytes / kMostText + 1;
+  ChunkReader reader(sources, training, stride > 1 ? &collector : nullptr);
+  while (std::optional<Chunk> chunk = reader.next()) {
+    if (chunk->number % stride != 0) continue;
+    Placeholders unknown;
+    const DataSource& source = sources[chunk->source];
+    if (source.kind == SourceKind::plain) {
+      collector.texts.push_back(std::move(chunk->text));
+    } else if (chunk->records) {
+      for (size_t i = chunk->begin; i < chunk->end; ++i) add(chunk->records->records[i]);
+    } else {
+      for (const JsonRecord& text : json_lines(chunk->text, chunk->first_line)) {
+        add(make_record(text, source.source, settings, unknown));
       }
     }
   }

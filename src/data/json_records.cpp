@@ -9,8 +9,7 @@ namespace train_sft {
 namespace {
 
 constexpr std::string_view kBlank = " \t\r\n";
-constexpr int kDeepest = 256;                         // levels of brackets in a record
-constexpr size_t kLongestRecord = size_t{256} << 20;  // bytes
+constexpr int kDeepest = 256;  // levels of brackets in a record
 
 size_t count_lines(std::string_view text) {
   return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
@@ -110,9 +109,8 @@ std::vector<JsonRecord> array_elements(Scanner& scanner, const std::string& path
   return records;
 }
 
-std::vector<JsonRecord> lines(std::string_view text, size_t most) {
+std::vector<JsonRecord> lines(std::string_view text, size_t most, size_t line = 1) {
   std::vector<JsonRecord> records;
-  size_t line = 1;
   for (size_t begin = 0; begin < text.size() && records.size() < most; ++line) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     std::string_view record = text.substr(begin, end - begin);
@@ -170,6 +168,10 @@ std::vector<JsonRecord> json_records(std::string_view text, const std::string& p
     scanner.skip_blank();
   }
   return records;
+}
+
+std::vector<JsonRecord> json_lines(std::string_view text, size_t first_line) {
+  return lines(text, std::string_view::npos, first_line);
 }
 
 Json parse_record(const JsonRecord& record, const std::string& path) {

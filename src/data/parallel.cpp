@@ -17,28 +17,21 @@
 namespace train_sft {
 namespace {
 
-// Items are taken in ascending runs, so that all before a failing one have been tried.
 class Work {
  public:
-  Work(size_t count, const std::function<size_t(size_t)>& cost,
-       const std::function<void(size_t)>& work)
-      : count_(count), cost_(cost), work_(work), first_error_(count) {}
+  explicit Work(const std::function<Job()>& next) : next_(next) {}
 
   void run() {
-    for (size_t begin = next_.fetch_add(kRun); begin < count_; begin = next_.fetch_add(kRun)) {
-      const size_t end = std::min(begin + kRun, count_);
-      size_t done = 0;
-      for (size_t i = begin; i < end; ++i) {
-        if (stopped_ || i > first_error_) break;
-        try {
-          work_(i);
-        } catch (...) {
-          keep_error(i);
-          break;
-        }
-        done += cost_(i);
+    while (true) {
+      size_t number = 0;
+      const Job job = take(number);
+      if (!job) break;
+      try {
+        done_ += job();
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        keep_error(number);
       }
-      done_ += done;
     }
     const std::lock_guard lock(mutex_);
     ++finished_;
@@ -60,23 +53,37 @@ class Work {
   }
 
  private:
-  static constexpr size_t kRun = 16;
+  // Jobs are taken in order: all before a failing one have been begun, and none after it is.
+  Job take(size_t& number) {
+    const std::lock_guard lock(next_mutex_);
+    number = taken_++;
+    {
+      const std::lock_guard error_lock(mutex_);
+      if (error_ || stopped_) return {};
+    }
+    try {
+      return next_();
+    } catch (...) {
+      const std::lock_guard error_lock(mutex_);
+      keep_error(number);
+      return {};
+    }
+  }
 
-  void keep_error(size_t i) {
-    const std::lock_guard lock(mutex_);
-    if (error_ && i > first_error_) return;
-    first_error_ = i;
+  void keep_error(size_t number) {
+    if (error_ && number > first_error_) return;
+    first_error_ = number;
     error_ = std::current_exception();
   }
 
-  size_t count_;
-  const std::function<size_t(size_t)>& cost_;
-  const std::function<void(size_t)>& work_;
-  std::atomic<size_t> next_{0}, done_{0}, first_error_;
+  const std::function<Job()>& next_;
+  std::atomic<size_t> done_{0};
   std::atomic<bool> stopped_{false};
-  std::mutex mutex_;
+  std::mutex next_mutex_, mutex_;
   std::condition_variable all_finished_;
+  size_t taken_ = 0;  // guarded by next_mutex_
   int finished_ = 0;
+  size_t first_error_ = 0;
   std::exception_ptr error_;
 };
 
@@ -89,20 +96,41 @@ int resolve_threads(int64_t threads) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-void parallel_for(size_t count, int threads, const std::string& label,
-                  const std::function<size_t(size_t)>& cost,
-                  const std::function<void(size_t)>& work) {
+void parallel_jobs(int threads, const std::string& label, uint64_t total,
+                   const std::function<Job()>& next) {
   signals::throw_if_stopped();
-  uint64_t total = 0;
-  for (size_t i = 0; i < count; ++i) total += cost(i);
   ProgressBar bar(label, total);
-  Work shared(count, cost, work);
-  threads = std::max(1, std::min<int>(threads, static_cast<int>((count + 15) / 16)));
+  Work shared(next);
   std::vector<std::thread> workers;
   for (int t = 0; t < threads; ++t) workers.emplace_back([&] { shared.run(); });
   shared.wait(threads, bar);
   for (std::thread& worker : workers) worker.join();
   shared.throw_error();
+}
+
+void parallel_for(size_t count, int threads, const std::string& label,
+                  const std::function<size_t(size_t)>& cost,
+                  const std::function<void(size_t)>& work) {
+  constexpr size_t kRun = 16;
+  uint64_t total = 0;
+  for (size_t i = 0; i < count; ++i) total += cost(i);
+  const size_t runs = (count + kRun - 1) / kRun;
+  size_t next_run = 0;
+  const auto next = [&]() -> Job {
+    if (next_run == runs) return {};
+    const size_t begin = next_run++ * kRun;
+    const size_t end = std::min(begin + kRun, count);
+    return [&, begin, end] {
+      size_t done = 0;
+      for (size_t i = begin; i < end && !signals::stop_requested(); ++i) {
+        work(i);
+        done += cost(i);
+      }
+      return done;
+    };
+  };
+  threads = std::max(1, std::min<int>(threads, static_cast<int>(runs)));
+  parallel_jobs(threads, label, total, next);
 }
 
 }  // namespace train_sft

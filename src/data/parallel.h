@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -16,5 +17,12 @@ int resolve_threads(int64_t threads);
 void parallel_for(size_t count, int threads, const std::string& label,
                   const std::function<size_t(size_t)>& cost,
                   const std::function<void(size_t)>& work);
+
+// Jobs made one at a time, in order, and worked off by several threads: next() is never called by
+// two at once and gives an empty job at the end. A job returns how far it moves the bar. Of several
+// errors that of the earliest job is thrown (or next()'s own, when the jobs before it went well).
+using Job = std::function<size_t()>;
+void parallel_jobs(int threads, const std::string& label, uint64_t total,
+                   const std::function<Job()>& next);
 
 }  // namespace train_sft

@@ -18,35 +18,6 @@
 namespace train_sft {
 namespace {
 
-std::string detect(std::string_view text, const std::string& path, const FieldMap& fields_of) {
-  const std::vector<JsonRecord> first = json_records(text, path, 1);
-  if (first.empty()) throw DataError("{}: holds no records", path);
-  Json record = parse_record(first[0], path);
-  fields_of.apply(record);
-  const std::string format = format_of(record);
-  if (!format.empty()) return format;
-  std::string fields;
-  if (record.is_object()) {
-    for (const auto& [name, value] : record.items()) fields += (fields.empty() ? "" : ", ") + name;
-  }
-  throw DataError(
-      "{}:{}: no known format has these fields: {}. Known are text; instruction, output; prompt, "
-      "completion; messages; conversations. --field_map instruction=NAME,output=NAME says what "
-      "they are called here.",
-      path, first[0].line, fields.empty() ? record.type_name() : fields);
-}
-
-// Line ends of Windows become newlines in plain text; inside JSON strings nothing is changed.
-std::string with_plain_newlines(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\r' && i + 1 < text.size() && text[i + 1] == '\n') continue;
-    out += text[i];
-  }
-  return out;
-}
-
 // The name in "{{ name }}" at `at`, and where the placeholder ends; empty when it is none.
 std::string_view placeholder(std::string_view text, size_t at, size_t& end) {
   size_t begin = at + 2;
@@ -67,6 +38,25 @@ void append_hashed(std::string& key, std::string_view part) {
 }
 
 }  // namespace
+
+std::string detect_in_text(std::string_view text, const std::string& path,
+                           const FieldMap& fields_of) {
+  const std::vector<JsonRecord> first = json_records(text, path, 1);
+  if (first.empty()) throw DataError("{}: holds no records", path);
+  Json record = parse_record(first[0], path);
+  fields_of.apply(record);
+  const std::string format = format_of(record);
+  if (!format.empty()) return format;
+  std::string fields;
+  if (record.is_object()) {
+    for (const auto& [name, value] : record.items()) fields += (fields.empty() ? "" : ", ") + name;
+  }
+  throw DataError(
+      "{}:{}: no known format has these fields: {}. Known are text; instruction, output; prompt, "
+      "completion; messages; conversations. --field_map instruction=NAME,output=NAME says what "
+      "they are called here.",
+      path, first[0].line, fields.empty() ? record.type_name() : fields);
+}
 
 Source parse_source(const std::string& spec) {
   Source source;
@@ -90,17 +80,14 @@ DataVars parse_data_vars(const std::vector<std::string>& assignments) {
   return parse_assignments(assignments, "data_vars", "author=Ada");
 }
 
-void warn_of_placeholders(const std::vector<std::string>& unknown) {
-  std::map<std::string, size_t> counts;
-  for (const std::string& name : unknown) ++counts[name];
-  for (const auto& [name, count] : counts) {
+void warn_of_placeholders(const Placeholders& unknown) {
+  for (const auto& [name, count] : unknown) {
     log::warning("the data has {} placeholders {{{{{}}}}}, left as they are: give --data_vars {}=…",
                  count, name, name);
   }
 }
 
-std::string with_vars(const std::string& text, const DataVars& vars,
-                      std::vector<std::string>& unknown) {
+std::string with_vars(const std::string& text, const DataVars& vars, Placeholders& unknown) {
   size_t at = text.find("{{");
   if (at == std::string::npos) return text;
   std::string out;
@@ -111,7 +98,7 @@ std::string with_vars(const std::string& text, const DataVars& vars,
     const auto var = std::find_if(vars.begin(), vars.end(),
                                   [&](const auto& candidate) { return candidate.first == name; });
     if (name.empty() || var == vars.end()) {
-      if (!name.empty()) unknown.emplace_back(name);
+      if (!name.empty()) ++unknown[std::string(name)];
       at += 2;
       continue;
     }
@@ -150,49 +137,36 @@ Record mapped_record(Json json, const FieldMap& fields, const std::string& forma
 
 }  // namespace
 
-void read_source(Source& source, const TrainConfig& config, const DataVars& vars, uint64_t first_id,
-                 std::vector<std::string>& unknown_vars) {
+ReadSettings::ReadSettings(const TrainConfig& config)
+    : fields(config.field_map), vars(parse_data_vars(config.data_vars)) {}
+
+Record make_record(const JsonRecord& text, const Source& source, const ReadSettings& settings,
+                   Placeholders& unknown) {
+  const std::string where = fmt::format("{}:{}", source.path, text.line);
+  Record record =
+      mapped_record(parse_record(text, source.path), settings.fields, source.format, where);
+  for (Message& message : record.conversation.messages) {
+    message.content = with_vars(message.content, settings.vars, unknown);
+    message.input = with_vars(message.input, settings.vars, unknown);
+  }
+  record.line = text.line;
+  record.content_hash = content_hash(record);
+  return record;
+}
+
+void read_source(Source& source, const TrainConfig& config) {
   const TextFile file(source.path);
-  const bool json = is_json_path(source.path);
-  source.format = config.data_format;
-  const FieldMap fields(config.field_map);
-  if (source.format == "auto") {
-    source.format = json ? detect(file.text(), source.path, fields) : "text";
-  }
-  if (!json) {
-    if (source.format != "text") {
-      throw UsageError("data_format '{}' needs a .json or .jsonl file; {} is read as plain text",
-                       source.format, source.path);
-    }
-    source.plain_text = true;
-    Record record;
-    record.is_document = true;
-    record.document = with_plain_newlines(file.text());
-    record.id = first_id;
-    record.content_hash = content_hash(record);
-    source.records.push_back(std::move(record));
-    return;
-  }
   const std::vector<JsonRecord> texts = json_records(file.text(), source.path);
   if (texts.empty()) throw DataError("{}: holds no records", source.path);
   source.records.resize(texts.size());
+  const ReadSettings settings(config);
   std::mutex mutex;
   const auto read_one = [&](size_t i) {
-    const std::string where = fmt::format("{}:{}", source.path, texts[i].line);
-    Record record =
-        mapped_record(parse_record(texts[i], source.path), fields, source.format, where);
-    std::vector<std::string> unknown;
-    for (Message& message : record.conversation.messages) {
-      message.content = with_vars(message.content, vars, unknown);
-      message.input = with_vars(message.input, vars, unknown);
-    }
-    record.line = texts[i].line;
-    record.id = first_id + i;
-    record.content_hash = content_hash(record);
-    source.records[i] = std::move(record);
+    Placeholders unknown;
+    source.records[i] = make_record(texts[i], source, settings, unknown);
     if (unknown.empty()) return;
     const std::lock_guard lock(mutex);
-    unknown_vars.insert(unknown_vars.end(), unknown.begin(), unknown.end());
+    for (const auto& [name, count] : unknown) source.unknown_vars[name] += count;
   };
   parallel_for(
       texts.size(), resolve_threads(config.threads), "reading",
@@ -202,7 +176,7 @@ void read_source(Source& source, const TrainConfig& config, const DataVars& vars
 std::string detect_format(const std::string& path) {
   const std::string file = parse_source(path).path;
   if (!is_json_path(file)) return "text";
-  return detect(TextFile(file).text(), file, FieldMap());
+  return detect_in_text(TextFile(file).text(), file, FieldMap());
 }
 
 bool is_conversation_format(const std::string& format) {

@@ -7,7 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "field_map.h"
+#include "json_records.h"
 #include "train_sft/config/train_config.h"
+#include "train_sft/data/dataset.h"
 #include "train_sft/text/chat_template.h"
 
 namespace train_sft {
@@ -16,9 +19,7 @@ struct Record {
   bool is_document = false;
   std::string document;
   Conversation conversation;
-  bool ends = true;  // false: a document cut off by a split, no end-of-text token
-  size_t line = 1;   // where it begins in its file
-  uint64_t id = 0;   // number over all files
+  size_t line = 1;  // where it begins in its file
   uint64_t content_hash = 0;
 };
 
@@ -26,8 +27,8 @@ struct Source {
   std::string path;
   double weight = 1.0;
   std::string format;
-  bool plain_text = false;  // a .txt file: one document
   std::vector<Record> records;
+  Placeholders unknown_vars;
 };
 
 // "file.json*2.5" → path and weight.
@@ -36,17 +37,28 @@ Source parse_source(const std::string& spec);
 using DataVars = std::vector<std::pair<std::string, std::string>>;
 // Several may stand in one text, separated by commas: "name=NanoBot,author=me".
 DataVars parse_data_vars(const std::vector<std::string>& assignments);
-// Replaces {{name}} by its value; names without one are added to `unknown` and stay.
-std::string with_vars(const std::string& text, const DataVars& vars,
-                      std::vector<std::string>& unknown);
+// Replaces {{name}} by its value; names without one are counted and stay.
+std::string with_vars(const std::string& text, const DataVars& vars, Placeholders& unknown);
 
 // One warning a name, with how often it occurs.
-void warn_of_placeholders(const std::vector<std::string>& unknown);
+void warn_of_placeholders(const Placeholders& unknown);
 
-// Reads a file into source.records; record ids begin at first_id. Placeholders without a value are
-// added to `unknown_vars`.
-void read_source(Source& source, const TrainConfig& config, const DataVars& vars, uint64_t first_id,
-                 std::vector<std::string>& unknown_vars);
+// The format of the first record in a text. Throws DataError when it is none that is known.
+std::string detect_in_text(std::string_view text, const std::string& path, const FieldMap& fields);
+
+// How the records of all files are read.
+struct ReadSettings {
+  explicit ReadSettings(const TrainConfig& config);
+  FieldMap fields;
+  DataVars vars;
+};
+
+// One record of a source, in its format. Placeholders without a value are counted.
+Record make_record(const JsonRecord& text, const Source& source, const ReadSettings& settings,
+                   Placeholders& unknown);
+
+// Reads a .json file (or JSON lines) into source.records, in memory.
+void read_source(Source& source, const TrainConfig& config);
 
 uint64_t content_hash(const Record& record);
 

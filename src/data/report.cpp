@@ -75,4 +75,27 @@ Json to_json(const DataReport& report) {
           {"length_percentiles", report.length_percentiles}};
 }
 
+DataReport data_report_from_json(const Json& json, const std::string& where) {
+  const auto number = [&](const char* name) {
+    return static_cast<uint64_t>(json_int(json, name, where));
+  };
+  DataReport report;
+  report.format = json_string(json, "format", where);
+  report.examples = number("examples");
+  report.duplicates = number("duplicates");
+  report.tokens = number("tokens");
+  report.learned_tokens = number("learned_tokens");
+  report.rows = number("rows");
+  report.fill = json_number(json, "fill", where);
+  report.tail_tokens = number("tail_tokens");
+  report.truncated = number("truncated");
+  report.truncated_tokens = number("truncated_tokens");
+  report.split_pieces = number("split_pieces");
+  for (const auto& [reason, count] : json.at("dropped").items()) {
+    report.dropped[reason] = count.get<uint64_t>();
+  }
+  report.length_percentiles = json.at("length_percentiles").get<std::vector<uint64_t>>();
+  return report;
+}
+
 }  // namespace train_sft

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "packing.h"
+#include "packed_rows.h"
 #include "train_sft/base/error.h"
 #include "train_sft/data/loader.h"
 
@@ -30,18 +30,9 @@ RowTable::RowTable(const Dataset& dataset, Packing packing, int64_t block_size)
     rows_ = dataset.size();
     return;
   }
-  std::vector<uint32_t> lengths;
-  lengths.reserve(dataset.size());
-  for (uint64_t e = 0; e < dataset.size(); ++e) {
-    const uint64_t length = dataset.offsets[e + 1] - dataset.offsets[e];
-    TRAIN_SFT_CHECK(length <= block, "example {} of {} tokens, block {}", e, length, block);
-    lengths.push_back(static_cast<uint32_t>(length));
-  }
-  const auto capacity = static_cast<uint32_t>(block);
-  PackedRows packed = packing == Packing::best_fit ? pack_best_fit(lengths, capacity)
-                                                   : pack_in_order(lengths, capacity);
-  row_offsets_ = std::move(packed.offsets);
-  row_examples_ = std::move(packed.examples);
+  RowColumns rows = packed_rows(dataset, packing, block_size);
+  row_offsets_ = std::move(rows.offsets);
+  row_examples_ = std::move(rows.examples);
   rows_ = row_offsets_.size() - 1;
 }
 
@@ -67,36 +58,68 @@ std::vector<uint64_t> RowTable::examples(uint64_t row) const {
 // target_end.
 void RowTable::append_document(uint64_t first, uint64_t end, uint64_t target_end, uint64_t id,
                                Batch& batch) const {
+  if (first >= end || end > dataset_.tokens.size()) {
+    throw DataError(
+        "the data: a document of tokens {} to {} among {}: the token cache is damaged; "
+        "delete it",
+        first, end, dataset_.tokens.size());
+  }
   if (batch.cu_seqlens.empty()) batch.cu_seqlens.push_back(0);
-  for (uint64_t i = first; i < end; ++i) {
-    const auto index = static_cast<int32_t>(batch.tokens.size());
-    const bool has_target = i + 1 < target_end;
-    batch.tokens.push_back(dataset_.tokens[i]);
-    batch.targets.push_back(has_target ? dataset_.tokens[i + 1] : kNoTarget);
-    batch.positions.push_back(static_cast<int32_t>(i - first));
-    if (!has_target) continue;
-    const float weight = dataset_.weights.empty() ? 1.0F : dataset_.weights[i + 1];
-    if (!(weight > 0.0F)) continue;
+  const size_t begin = batch.tokens.size();
+  const size_t length = end - first;
+  const size_t targets = std::min(end, target_end - 1) - first;  // tokens that have one
+  batch.tokens.resize(begin + length);
+  dataset_.tokens.copy(first, length, batch.tokens.data() + begin);
+  batch.targets.insert(batch.targets.end(), batch.tokens.begin() + static_cast<long>(begin) + 1,
+                       batch.tokens.end());
+  batch.targets.push_back(targets == length ? dataset_.tokens.slice(end, end + 1)[0] : kNoTarget);
+  for (size_t i = 0; i < length; ++i) batch.positions.push_back(static_cast<int32_t>(i));
+  const auto learn = [&](uint64_t from, uint64_t to, float weight) {
+    if (!(weight > 0.0F)) return;
     if (weight != 1.0F && batch.weights.empty()) batch.weights.assign(batch.learned.size(), 1.0F);
-    batch.learned.push_back(index);
-    if (weight != 1.0F || !batch.weights.empty()) batch.weights.push_back(weight);
+    for (uint64_t target = from; target < to; ++target) {
+      batch.learned.push_back(static_cast<int32_t>(begin + (target - first) - 1));
+    }
+    if (weight != 1.0F || !batch.weights.empty()) {
+      batch.weights.insert(batch.weights.end(), to - from, weight);
+    }
+  };
+  // Of the targets first + 1 … first + targets.
+  if (dataset_.weights.empty()) {
+    learn(first + 1, first + targets + 1, 1.0F);
+  } else {
+    dataset_.weights.for_runs(first + 1, first + targets + 1, learn);
   }
   batch.cu_seqlens.push_back(static_cast<int32_t>(batch.tokens.size()));
   batch.example_ids.push_back(id);
-  batch.max_seqlen = std::max(batch.max_seqlen, static_cast<int32_t>(end - first));
+  batch.max_seqlen = std::max(batch.max_seqlen, static_cast<int32_t>(length));
 }
 
 void RowTable::append_window(uint64_t row, Batch& batch) const {
   const auto block = static_cast<uint64_t>(block_size_);
   const uint64_t begin = row * block;
   const uint64_t end = begin + block;
+  uint64_t number = 0;  // of documents before in this row: their dropout keys differ
+  uint64_t first = begin;
+  const auto append_until = [&](uint64_t document_end) {
+    append_document(first, std::min(document_end, end), document_end, row + number * kCopyStride,
+                    batch);
+    first = document_end;
+    ++number;
+  };
+  if (dataset_.document_mark >= 0) {
+    const std::vector<int32_t> tokens = dataset_.tokens.slice(begin, end + 1);
+    for (uint64_t i = 1; i <= block; ++i) {
+      const int32_t limit = dataset_.mark_begins_document ? tokens[i] : tokens[i - 1];
+      if (limit == dataset_.document_mark) append_until(begin + i);
+    }
+    if (first < end) append_until(end + 1);
+    return;
+  }
   const auto& offsets = dataset_.offsets;
   auto document = std::upper_bound(offsets.begin(), offsets.end(), begin);  // its end
-  uint64_t number = 0;  // of documents before in this row: their dropout keys differ
-  for (uint64_t first = begin; first < end; ++document, ++number) {
-    if (*document == first) continue;  // a document without a token
-    append_document(first, std::min(*document, end), *document, row + number * kCopyStride, batch);
-    first = *document;
+  for (; first < end && document != offsets.end(); ++document) {
+    if (*document > first) append_until(*document);
   }
 }
 

@@ -1,17 +1,33 @@
 #include "split.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <map>
+#include <tuple>
 #include <utility>
 
 #include "train_sft/base/rng.h"
+#include "train_sft/base/signals.h"
 
 namespace train_sft {
 namespace {
 
 constexpr uint64_t kSplitKey = 0x76616c5f73706c69;   // "val_spli"
 constexpr uint64_t kWeightKey = 0x646174615f776569;  // "data_wei"
+constexpr uint64_t kHeldAtOnce = uint64_t{1} << 24;  // keys
+
+// Calls visit(first, end of range) for ranges of the 64-bit numbers, ascending, so many that each
+// holds about kHeldAtOnce of n evenly spread keys at most. visit returns false to stop.
+template <typename Visit>
+void for_key_ranges(uint64_t n, Visit visit) {
+  const uint64_t ranges = std::bit_ceil(n / kHeldAtOnce + 1);
+  const int shift = 64 - std::countr_zero(ranges);
+  for (uint64_t range = 0; range < ranges; ++range) {
+    signals::throw_if_stopped();
+    const auto holds = [=](uint64_t key) { return shift == 64 || key >> shift == range; };
+    if (!visit(holds)) return;
+  }
+}
 
 }  // namespace
 
@@ -19,37 +35,89 @@ uint64_t validation_count(uint64_t n, double fraction) {
   return static_cast<uint64_t>(std::ceil(fraction * static_cast<double>(n) - 1e-9));
 }
 
-std::vector<bool> split_by_hash(const std::vector<uint64_t>& content_hashes, double fraction) {
-  std::map<uint64_t, uint64_t> group_sizes;  // by keyed hash
-  for (const uint64_t hash : content_hashes) ++group_sizes[mix64(hash ^ kSplitKey)];
-  const uint64_t wanted = validation_count(content_hashes.size(), fraction);
-  std::map<uint64_t, bool> chosen;
+ValidationChoice::ValidationChoice(uint64_t n, double fraction, const EachHash& each) {
+  const uint64_t wanted = validation_count(n, fraction);
   uint64_t taken = 0;
-  for (const auto& [key, size] : group_sizes) {
-    if (taken == wanted) break;
-    if (taken + size > wanted) continue;
-    chosen.emplace(key, true);
-    taken += size;
-  }
-  std::vector<bool> validation(content_hashes.size());
-  for (size_t i = 0; i < content_hashes.size(); ++i) {
-    validation[i] = chosen.contains(mix64(content_hashes[i] ^ kSplitKey));
-  }
-  return validation;
+  for_key_ranges(n, [&](const auto& holds) {
+    std::vector<uint64_t> keys;
+    each([&](uint64_t hash) {
+      const uint64_t key = mix64(hash ^ kSplitKey);
+      if (holds(key)) keys.push_back(key);
+    });
+    std::sort(keys.begin(), keys.end());
+    for (size_t begin = 0, end = 0; begin < keys.size() && taken < wanted; begin = end) {
+      while (end < keys.size() && keys[end] == keys[begin]) ++end;
+      if (taken + (end - begin) > wanted) continue;
+      keys_.push_back(keys[begin]);
+      taken += end - begin;
+    }
+    return taken < wanted;
+  });
 }
 
-std::vector<bool> select_fraction(const std::vector<uint64_t>& content_hashes, double fraction) {
-  std::vector<std::pair<uint64_t, size_t>> keys;
-  keys.reserve(content_hashes.size());
-  for (size_t i = 0; i < content_hashes.size(); ++i) {
-    keys.emplace_back(mix64(content_hashes[i] ^ kWeightKey), i);
-  }
-  std::sort(keys.begin(), keys.end());
-  const auto count =
-      static_cast<size_t>(std::floor(fraction * static_cast<double>(keys.size()) + 0.5));
-  std::vector<bool> selected(content_hashes.size());
-  for (size_t i = 0; i < std::min(count, keys.size()); ++i) selected[keys[i].second] = true;
-  return selected;
+bool ValidationChoice::contains(uint64_t content_hash) const {
+  return std::binary_search(keys_.begin(), keys_.end(), mix64(content_hash ^ kSplitKey));
+}
+
+FractionChoice::FractionChoice(uint64_t n, double fraction, const EachHash& each) {
+  const auto wanted =
+      std::min(n, static_cast<uint64_t>(std::floor(fraction * static_cast<double>(n) + 0.5)));
+  if (wanted == 0) return;
+  uint64_t before = 0;  // in the ranges gone by
+  for_key_ranges(n, [&](const auto& holds) {
+    std::vector<std::pair<uint64_t, uint64_t>> keys;
+    uint64_t index = 0;
+    each([&](uint64_t hash) {
+      const uint64_t key = mix64(hash ^ kWeightKey);
+      if (holds(key)) keys.emplace_back(key, index);
+      ++index;
+    });
+    if (before + keys.size() < wanted) {
+      before += keys.size();
+      return true;
+    }
+    const auto last = keys.begin() + static_cast<std::ptrdiff_t>(wanted - before - 1);
+    std::nth_element(keys.begin(), last, keys.end());
+    any_ = true;
+    std::tie(last_key_, last_index_) = *last;
+    return false;
+  });
+}
+
+bool FractionChoice::contains(uint64_t content_hash, uint64_t index) const {
+  return any_ &&
+         std::pair(mix64(content_hash ^ kWeightKey), index) <= std::pair(last_key_, last_index_);
+}
+
+uint64_t count_duplicates(uint64_t n, const EachHash& each) {
+  uint64_t duplicates = 0;
+  for_key_ranges(n, [&](const auto& holds) {
+    std::vector<uint64_t> hashes;
+    each([&](uint64_t hash) {
+      if (holds(hash)) hashes.push_back(hash);
+    });
+    std::sort(hashes.begin(), hashes.end());
+    const auto distinct = std::unique(hashes.begin(), hashes.end()) - hashes.begin();
+    duplicates += hashes.size() - static_cast<uint64_t>(distinct);
+    return true;
+  });
+  return duplicates;
+}
+
+uint64_t count_common(uint64_t n, const EachHash& some, const EachHash& others) {
+  uint64_t common = 0;
+  for_key_ranges(n, [&](const auto& holds) {
+    std::vector<uint64_t> contents;
+    others([&](uint64_t hash) {
+      if (holds(hash)) contents.push_back(hash);
+    });
+    std::sort(contents.begin(), contents.end());
+    some([&](uint64_t hash) {
+      if (holds(hash) && std::binary_search(contents.begin(), contents.end(), hash)) ++common;
+    });
+    return true;
+  });
+  return common;
 }
 
 }  // namespace train_sft

@@ -9,10 +9,9 @@
 
 namespace train_sft {
 
-// gzip (RFC 1952, members one after another) and Zstandard (RFC 8878, frames one after another) are
-// recognised by their first bytes. Throws DataError naming the byte or line for what is missing,
-// empty, not UTF-8, damaged or cut short, for binary formats that are known (Parquet and the like)
-// with the remedy, and for data that unpacks to more than 1 GiB and 200 times its size.
+// The whole of it, in memory (mapped, unless it is compressed: data_reader.h). Throws DataError
+// naming the byte or line for what is missing, empty, not UTF-8, damaged or cut short, and for
+// binary formats that are known (Parquet and the like) with the remedy.
 class TextFile {
  public:
   explicit TextFile(const std::string& path);
@@ -24,6 +23,16 @@ class TextFile {
   std::string unpacked_;
   std::string_view text_;
 };
+
+// Throws DataError unless path is a file that is not empty.
+void require_data_file(const std::string& path);
+
+// Throws DataError for a byte that no UTF-8 has, with the remedy: by the file's first bytes it may
+// be a known binary format.
+[[noreturn]] void refuse_invalid_utf8(const std::string& path, std::string_view beginning,
+                                      uint64_t line, uint64_t at, unsigned char byte);
+// A Parquet file may be all ASCII.
+void refuse_parquet(const std::string& path, std::string_view beginning, std::string_view end);
 
 // "chats.jsonl.gz" → "chats.jsonl": the name that says what is inside.
 std::string_view without_compression_suffix(std::string_view path);

@@ -17,12 +17,11 @@ constexpr uint64_t kMaxPromptFileBytes = 1 << 20;
 // A conversation up to its first learned token, or the first words of a text.
 std::vector<int32_t> beginning_of_first_example(const Run& run) {
   const Dataset& data = run.data.validation.size() > 0 ? run.data.validation : run.data.train;
-  const uint64_t length = data.offsets.at(1) - data.offsets.at(0);
+  const uint64_t length = data.offsets[1] - data.offsets[0];
   uint64_t end = std::min<uint64_t>(length, kTextPromptTokens);
   if (!data.weights.empty())
     for (end = 0; end < length && data.weights[data.offsets[0] + end] == 0.0f;) ++end;
-  const auto begin = data.tokens.begin() + static_cast<std::ptrdiff_t>(data.offsets[0]);
-  return {begin, begin + static_cast<std::ptrdiff_t>(end)};
+  return data.tokens.slice(data.offsets[0], data.offsets[0] + end);
 }
 
 // "@file" stands for the lines of that file.

@@ -12,6 +12,8 @@ class Checksum {
  public:
   Checksum();
   ~Checksum();
+  Checksum(Checksum&&) noexcept;
+  Checksum& operator=(Checksum&&) noexcept;
   void add(std::span<const std::byte> bytes);
   void add(std::string_view text);
   std::string hex() const;

@@ -45,6 +45,28 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Sequential reader of a file that may be larger than memory.
+class FileReader {
+ public:
+  explicit FileReader(const std::string& path);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+  // Fills the buffer as far as the file goes; fewer bytes than asked for only at its end.
+  size_t read(std::span<std::byte> buffer);
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+// What stat() says, to recognise a file again.
+struct FileStatus {
+  uint64_t bytes = 0;
+  int64_t modified_ns = 0;  // since 1970
+};
+FileStatus file_status(const std::string& path);
+
 // Sequential writer. Nothing is durable before sync().
 class FileWriter {
  public:

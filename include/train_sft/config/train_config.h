@@ -20,7 +20,8 @@ struct TrainConfig {
   double val_split = 0.05;            // 0: no validation
   std::string val_split_by =
       "auto";  // hash (of the content), tail; auto: tail for plain text, else hash
-  std::string data_format = "auto";    // auto, text, alpaca, prompt_completion, messages, sharegpt
+  // auto, text, alpaca, prompt_completion, messages, sharegpt, token_bin
+  std::string data_format = "auto";
   std::vector<std::string> field_map;  // instruction=question: names of fields in the data
   std::string train_on = "assistant";  // assistant, last, all
   std::vector<std::string> data_vars;  // name=value: fills {{name}}
@@ -30,6 +31,8 @@ struct TrainConfig {
   std::string packing =
       "auto";  // none, best_fit, sequential; auto: none for conversations, else sequential
   std::string overlong = "truncate";  // truncate, drop, split, error
+  std::string cache_dir;              // of tokens; derived: .cache/train_sft; none: in memory
+  bool verify_data = false;  // check all of data files and token cache at the start, not samples
   int64_t seed = 1337;
 
   // -- batch (at most one of grad_accum, total_batch_size, target_examples_per_step)

@@ -20,8 +20,10 @@ enum class Packing { none, best_fit, sequential };
 // Resolves config.packing: auto is sequential for text, none for conversations.
 Packing resolve_packing(const TrainConfig& config, bool is_text);
 
-// Rows of at most block_size tokens. For text: windows of the stream, stride = block_size, each
-// also reading the one token after it as last target. For examples: one or several whole examples.
+// Rows of at most block_size tokens. Text needs no table, whatever its size; the rows of packed
+// examples are kept beside the token cache. For text: windows of the stream, stride = block_size,
+// each also reading the one token after it as last target. For examples: one or several whole
+// examples.
 class RowTable {
  public:
   RowTable(const Dataset& dataset, Packing packing, int64_t block_size);
@@ -43,8 +45,8 @@ class RowTable {
   int64_t block_size_;
   uint64_t rows_ = 0;
   uint64_t tail_ = 0;
-  std::vector<uint64_t> row_offsets_;  // of packed examples: into row_examples_
-  std::vector<uint32_t> row_examples_;
+  Column<uint64_t> row_offsets_;  // of packed examples: into row_examples_
+  Column<uint32_t> row_examples_;
 };
 
 // Puts rows, fill and tail into a report.

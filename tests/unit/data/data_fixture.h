@@ -19,6 +19,7 @@ class DataFixture : public testing::Test {
   DataFixture() {
     config.val_split = 0.0;
     config.block_size = 64;
+    config.cache_dir = "none";
   }
   std::string write(const std::string& name, const std::string& text) {
     const std::string path = directory / name;

@@ -39,8 +39,12 @@ TEST_F(DatasetTest, ValidationIsTheFractionRoundedUp) {
 TEST(SplitTest, FiveOfAHundredOfAlpacaIsTwoThousandSixHundredAndOne) {
   std::vector<uint64_t> hashes;
   for (uint64_t i = 0; i < 52002; ++i) hashes.push_back(mix64(i));
-  const std::vector<bool> validation = split_by_hash(hashes, 0.05);
-  EXPECT_EQ(std::count(validation.begin(), validation.end(), true), 2601);
+  const ValidationChoice choice(hashes.size(), 0.05, [&](const HashVisitor& visit) {
+    for (const uint64_t hash : hashes) visit(hash);
+  });
+  EXPECT_EQ(std::count_if(hashes.begin(), hashes.end(),
+                          [&](uint64_t hash) { return choice.contains(hash); }),
+            2601);
   EXPECT_EQ(validation_count(20, 0.05), 1U);
   EXPECT_EQ(validation_count(60, 0.05), 3U);
 }
@@ -92,10 +96,10 @@ TEST_F(DatasetTest, TextValidatesOnItsLastCharacters) {
   const DataSplit split = load();
   const auto kept = static_cast<size_t>(0.9 * 3000);
   std::vector<int32_t> train = tokenizer.encode(text.substr(0, kept / 10 * 11));
-  EXPECT_EQ(split.train.tokens, train) << "a cut is not a document's end";
+  EXPECT_EQ(split.train.tokens.all(), train) << "a cut is not a document's end";
   std::vector<int32_t> validation = tokenizer.encode(text.substr(kept / 10 * 11));
   validation.push_back(tokenizer.eos_id());
-  EXPECT_EQ(split.validation.tokens, validation);
+  EXPECT_EQ(split.validation.tokens.all(), validation);
 }
 
 TEST_F(DatasetTest, ConversationsCanValidateOnTheLastRecords) {

@@ -19,7 +19,7 @@ class FormatsTest : public DataFixture {
   // What a file's examples read as, special tokens left out.
   std::string text_of(const std::string& name, const std::string& json) {
     config.data = {write(name, json)};
-    return tokenizer.decode(load().train.tokens);
+    return tokenizer.decode(load().train.tokens.all());
   }
 };
 

@@ -14,24 +14,31 @@ namespace {
 
 // Examples with these lengths; token values are unique (the index in the whole), the last third of
 // each example is learned.
-Dataset examples_of(const std::vector<uint64_t>& lengths) {
-  Dataset dataset;
-  dataset.offsets.push_back(0);
+Dataset examples_of(const std::vector<uint64_t>& lengths, float weight = 1.0F) {
+  std::vector<int32_t> tokens;
+  std::vector<float> weights;
+  std::vector<uint64_t> offsets{0}, ids;
   for (const uint64_t length : lengths) {
     for (uint64_t i = 0; i < length; ++i) {
-      dataset.tokens.push_back(static_cast<int32_t>(dataset.tokens.size()));
-      dataset.weights.push_back(i > 0 && 3 * i >= 2 * length ? 1.0F : 0.0F);
+      tokens.push_back(static_cast<int32_t>(tokens.size()));
+      const float learned = ids.empty() ? 1.0F : weight;  // weight: from the second on
+      weights.push_back(i > 0 && 3 * i >= 2 * length ? learned : 0.0F);
     }
-    dataset.offsets.push_back(dataset.tokens.size());
-    dataset.ids.push_back(dataset.ids.size() + 1000);
+    offsets.push_back(tokens.size());
+    ids.push_back(ids.size() + 1000);
   }
+  Dataset dataset;
+  dataset.tokens = tokens;
+  dataset.weights = weights;
+  dataset.offsets = std::move(offsets);
+  dataset.ids = std::move(ids);
   return dataset;
 }
 
 Dataset stream_of(const std::vector<uint64_t>& document_lengths) {
   Dataset dataset = examples_of(document_lengths);
   dataset.is_text = true;
-  dataset.weights.clear();
+  dataset.weights = {};
   return dataset;
 }
 
@@ -140,8 +147,7 @@ TEST(LoaderTest, TargetsAreTheNextTokenWithinTheExample) {
 }
 
 TEST(LoaderTest, WeightsFollowTheLearnedPositionsAcrossExamples) {
-  Dataset dataset = examples_of({6, 6});
-  for (size_t i = 6; i < 12; ++i) dataset.weights[i] *= 0.25F;
+  const Dataset dataset = examples_of({6, 6}, 0.25F);
   const RowTable rows(dataset, Packing::none, 8);
   const Batch batch = make_batch(rows, 0, 2);
   ASSERT_EQ(batch.weights.size(), batch.learned.size());

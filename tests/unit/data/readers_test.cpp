@@ -43,22 +43,22 @@ TEST_F(ReadersTest, EachFormatGivesTheSameExample) {
   for (const auto& [name, json] : files) {
     config.data = {write(name, json)};
     const Dataset train = load().train;
-    EXPECT_EQ(train.tokens, expected.ids) << name;
-    EXPECT_EQ(train.weights, expected.weights) << name;
+    EXPECT_EQ(train.tokens.all(), expected.ids) << name;
+    EXPECT_EQ(train.weights.all(), expected.weights) << name;
   }
 }
 
 TEST_F(ReadersTest, SystemHistoryInputAndWeightsAreKept) {
   config.data = {write("a.json", R"([{"system":"brief","history":[["q1","a1"]],"instruction":"q2",
       "input":"in","output":"a2"}])")};
-  const std::string text = tokenizer.decode(load().train.tokens);
+  const std::string text = tokenizer.decode(load().train.tokens.all());
   EXPECT_EQ(text, "system\nbrief\nuser\nq1\nassistant\na1\nuser\nq2\nin\nassistant\na2");
   config.data = {write(
       "b.jsonl",
       R"({"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","train":false},{"role":"user","content":"q"},{"role":"assistant","content":"a","loss_weight":0.5}]})")};
   const Dataset train = load().train;
   double sum = 0;
-  for (const float w : train.weights) sum += w;
+  for (const float w : train.weights.all()) sum += w;
   EXPECT_EQ(sum, 0.5 * static_cast<double>(tokenizer.encode("a").size() + 1));
 }
 
@@ -67,7 +67,7 @@ TEST_F(ReadersTest, DataVarsFillPlaceholders) {
   config.data = {
       write("a.json",
             R"([{"instruction":"who {{ name }}?","output":"{{name}} by {{author}} {{other}}"}])")};
-  EXPECT_EQ(tokenizer.decode(load().train.tokens),
+  EXPECT_EQ(tokenizer.decode(load().train.tokens.all()),
             "user\nwho Ada?\nassistant\nAda by us {{other}}");
   config.data_vars = {"name"};
   EXPECT_THROW(load(), UsageError);
@@ -135,7 +135,7 @@ TEST_F(ReadersTest, PlainTextKeepsItsLinesAndEndsWithTheEndToken) {
   const Dataset train = load().train;
   std::vector<int32_t> expected = tokenizer.encode("the cat\n\n  walks\n");
   expected.push_back(tokenizer.eos_id());
-  EXPECT_EQ(train.tokens, expected);
+  EXPECT_EQ(train.tokens.all(), expected);
   EXPECT_TRUE(train.is_text);
   EXPECT_EQ(train.report.learned_tokens, expected.size() - 1);
 }
@@ -148,7 +148,7 @@ TEST_F(ReadersTest, LongTextGivesTheSameTokensWhateverTheThreads) {
   expected.push_back(tokenizer.eos_id());
   for (const int threads : {1, 3}) {
     config.threads = threads;
-    EXPECT_EQ(load().train.tokens, expected);
+    EXPECT_EQ(load().train.tokens.all(), expected);
   }
 }
 
