@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 namespace train_sft {
@@ -139,12 +141,99 @@ PackedRows exact_finish(const std::vector<uint32_t>& lengths, uint32_t capacity)
   return packed;
 }
 
+// Which sums of lengths in stock a row can hold: lengths are offered longest first until the room
+// is filled exactly, so that the shortest, which fit anywhere, are kept for later.
+class SubsetSums {
+ public:
+  explicit SubsetSums(uint32_t capacity)
+      : reached_(capacity / 64 + 1), fresh_(reached_.size()), last_(capacity + 1) {}
+
+  void begin(uint32_t room) {
+    room_ = room;
+    words_ = room / 64 + 1;
+    std::fill_n(reached_.begin(), words_, 0);
+    reached_[0] = 1;
+  }
+  bool filled() const { return has(room_); }
+  // One more example of this length; false when it reaches no new sum.
+  bool offer(uint32_t length) {
+    const std::size_t skipped = length / 64;
+    work_ += words_ - skipped;
+    for (std::size_t i = words_; i-- > skipped;) {
+      uint64_t shifted = reached_[i - skipped] << length % 64;
+      if (length % 64 != 0 && i > skipped) {
+        shifted |= reached_[i - skipped - 1] >> (64 - length % 64);
+      }
+      fresh_[i] = shifted & ~reached_[i];
+    }
+    bool any = false;
+    for (std::size_t i = skipped; i < words_; ++i) {
+      reached_[i] |= fresh_[i];
+      for (uint64_t bits = fresh_[i]; bits != 0; bits &= bits - 1) {
+        const std::size_t sum = i * 64 + static_cast<std::size_t>(std::countr_zero(bits));
+        if (sum <= room_) last_[sum] = length;
+        any = true;
+      }
+    }
+    return any;
+  }
+  // The lengths of the largest sum, the shortest first.
+  std::vector<uint32_t> best() const {
+    uint32_t sum = room_;
+    while (!has(sum)) --sum;
+    std::vector<uint32_t> lengths;
+    for (; sum > 0; sum -= last_[sum]) lengths.push_back(last_[sum]);
+    return lengths;
+  }
+  uint64_t work() const { return work_; }  // words looked at
+
+ private:
+  bool has(uint32_t sum) const { return (reached_[sum / 64] >> sum % 64 & 1) != 0; }
+
+  std::vector<uint64_t> reached_, fresh_;
+  std::vector<uint32_t> last_;  // the length that first reached a sum
+  uint32_t room_ = 0;
+  std::size_t words_ = 0;
+  uint64_t work_ = 0;
+};
+
+// Row by row: the longest example left, and of the others those that fill the row best, long ones
+// before short ones. Wastes least where lengths are alike. Empty when it would take too long.
+std::optional<PackedRows> longest_exact(const std::vector<uint32_t>& lengths, uint32_t capacity) {
+  constexpr uint64_t kMostWork = uint64_t{1} << 31;  // some seconds
+  Stock stock(lengths, capacity);
+  SubsetSums sums(capacity);
+  PackedRows packed;
+  packed.offsets.push_back(0);
+  while (!stock.empty()) {
+    if (sums.work() > kMostWork) return std::nullopt;
+    const uint32_t longest = stock.longest();
+    packed.examples.push_back(stock.take(longest));
+    const uint32_t room = capacity - longest;
+    sums.begin(room);
+    for (uint32_t length = std::min(longest, room); length > 0 && !sums.filled(); --length) {
+      const std::size_t most = std::min<std::size_t>(stock.count(length), room / length);
+      for (std::size_t i = 0; i < most && !sums.filled() && sums.offer(length); ++i) {
+      }
+    }
+    for (const uint32_t length : sums.best()) packed.examples.push_back(stock.take(length));
+    packed.offsets.push_back(packed.examples.size());
+  }
+  return packed;
+}
+
 }  // namespace
 
 PackedRows pack_best_fit(const std::vector<uint32_t>& lengths, uint32_t capacity) {
-  PackedRows finish = exact_finish(lengths, capacity);
-  PackedRows best_fit = best_fit_decreasing(lengths, capacity);
-  return finish.offsets.size() < best_fit.offsets.size() ? finish : best_fit;
+  PackedRows best = best_fit_decreasing(lengths, capacity);
+  const uint64_t tokens = std::accumulate(lengths.begin(), lengths.end(), uint64_t{0});
+  const uint64_t fewest = (tokens + capacity - 1) / capacity;
+  const auto keep_if_fewer = [&](std::optional<PackedRows> other) {
+    if (other && other->offsets.size() < best.offsets.size()) best = std::move(*other);
+  };
+  if (best.offsets.size() - 1 > fewest) keep_if_fewer(exact_finish(lengths, capacity));
+  if (best.offsets.size() - 1 > fewest) keep_if_fewer(longest_exact(lengths, capacity));
+  return best;
 }
 
 PackedRows pack_in_order(const std::vector<uint32_t>& lengths, uint32_t capacity) {
