@@ -90,11 +90,14 @@ Json inspect_tokenizer(const std::string& path, int64_t show, bool quiet) {
   return json;
 }
 
+constexpr size_t kLongestShown = 100000;  // bytes; a text file is one example, whatever its size
+
 // An example's text with what is learned between ⟦ and ⟧.
 std::string marked(const Dataset& dataset, const Tokenizer& tokenizer, uint64_t example) {
   std::string text;
   bool open = false;
-  for (uint64_t i = dataset.offsets[example]; i < dataset.offsets[example + 1]; ++i) {
+  const uint64_t end = dataset.offsets[example + 1];
+  for (uint64_t i = dataset.offsets[example]; i < end && text.size() < kLongestShown; ++i) {
     const bool learned = !dataset.weights.empty() && dataset.weights[i] > 0;
     if (learned != open) text += learned ? "⟦" : "⟧";
     open = learned;
@@ -127,7 +130,7 @@ Json inspect_data(const Invocation& invocation, const std::string& path) {
   json.update(to_json(data.report));
   const uint64_t shown = std::min(static_cast<uint64_t>(invocation.integer("show")), data.size());
   for (uint64_t example = 0; example < shown; ++example) {
-    json["shown"].push_back(marked(data, *tokenizer, example).substr(0, 100000));
+    json["shown"].push_back(marked(data, *tokenizer, example).substr(0, kLongestShown));
   }
   if (config.json) return json;
   fmt::print(
