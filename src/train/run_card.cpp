@@ -118,14 +118,16 @@ Json example(const Run& run, uint64_t index) {
   Json segments = Json::array();
   std::string text;
   bool learned = false;
-  uint64_t learned_count = 0;
+  // Of a text every token but the first, whatever its size: not counted one by one.
+  const bool is_text = data.weights.empty();
+  uint64_t learned_count = is_text && whole > 0 ? whole - 1 : 0;
   const auto close = [&] {
     if (!text.empty()) segments.push_back({{"text", text}, {"learned", learned}});
     text.clear();
   };
-  for (uint64_t i = 0; i < whole; ++i) {
-    const bool now = data.weights.empty() ? i > 0 : data.weights[begin + i] > 0;
-    learned_count += now;
+  for (uint64_t i = 0; i < (is_text ? shown : whole); ++i) {
+    const bool now = is_text ? i > 0 : data.weights[begin + i] > 0;
+    if (!is_text) learned_count += now;
     if (i >= shown) continue;
     if (now != learned) close();
     learned = now;

@@ -17,7 +17,7 @@ import time
 RECORDS = 45000
 # Killed as soon as so many parts of 64 are there; "columns": while they are put together.
 KILL_AT = (1, 9, 22, 40, 55, "columns", "columns")
-STOP_AT = 30  # by Ctrl-C, in between
+STOP_AT = 48  # by Ctrl-C, after the kill at 40
 
 
 def write_data():
