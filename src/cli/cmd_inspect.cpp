@@ -120,7 +120,7 @@ Json inspect_data(const Invocation& invocation, const std::string& path) {
   } else {
     tokenizer = load_tokenizer(config.tokenizer);
   }
-  const auto rendering = chat_template(config.chat_template);
+  const auto rendering = chat_template_for(config.chat_template, config.tokenizer);
   DataSplit split = load_data(config, *tokenizer, *rendering);
   Dataset& data = split.train;
   if (!config.tokenizer.empty()) {

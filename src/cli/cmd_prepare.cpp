@@ -31,7 +31,8 @@ Outcome run(const Invocation& invocation) {
   const auto tokenizer = trains ? trained_tokenizer(config, out) : load_tokenizer(config.tokenizer);
   const std::string tokenizer_path = trains ? out : config.tokenizer;
 
-  DataSplit data = load_data(config, *tokenizer, *chat_template(config.chat_template));
+  const auto rendering = chat_template_for(config.chat_template, tokenizer_path);
+  DataSplit data = load_data(config, *tokenizer, *rendering);
   const auto add = [&](Dataset& part) {
     if (part.size() == 0) return;
     add_rows(part.report, RowTable(part, resolve_packing(config, part.is_text), config.block_size));

@@ -42,7 +42,7 @@ std::string value_text(const Option& option) {
 
 std::string described(const Option& option) {
   std::string text = option.help;
-  if (!option.choices.empty()) text += fmt::format(" ({})", fmt::join(option.choices, ", "));
+  if (!option.choices.empty()) text += " " + choices_text(option);
   // A command's own row holds its default as JSON.
   std::string fallback = option.default_text;
   if (option.set == nullptr) {

@@ -11,30 +11,17 @@
 namespace train_sft::cli {
 namespace {
 
-// The template the checkpoint was trained with, recognised by the Jinja text stored beside its
-// tokenizer; "" when there is none or it is not one of ours.
-std::string stored_template(const std::string& directory) {
-  const std::string path = join_path(directory, "tokenizer_config.json");
-  if (!path_exists(path)) return "";
-  const Json json = read_json_file(path);
-  const auto jinja = json.find("chat_template");
-  if (jinja == json.end() || !jinja->is_string()) return "";
-  for (const std::string& name : find_option("chat_template")->choices) {
-    if (chat_template(name)->jinja() == jinja->get<std::string>()) return name;
+// The template the checkpoint was trained with, unless another is named.
+std::unique_ptr<ChatTemplate> template_of(const Settings& settings, const std::string& directory) {
+  auto stored = chat_template_for("auto", directory);
+  const std::string& name = settings.config.chat_template;
+  if (name == "auto") return stored;
+  auto named = chat_template(name);
+  if (!stored_chat_template(directory).empty() && stored->jinja() != named->jinja()) {
+    log::warning("the checkpoint was trained with another chat template ({}) than {}",
+                 stored->name(), named->name());
   }
-  return "";
-}
-
-std::string template_name(const Settings& settings, const std::string& directory) {
-  const std::string stored = stored_template(directory);
-  if (!settings.given("chat_template")) {
-    return stored.empty() ? settings.config.chat_template : stored;
-  }
-  if (!stored.empty() && stored != settings.config.chat_template) {
-    log::warning("the checkpoint was trained with chat template {}, not {}", stored,
-                 settings.config.chat_template);
-  }
-  return settings.config.chat_template;
+  return named;
 }
 
 }  // namespace
@@ -61,7 +48,7 @@ LoadedModel load_model(const Invocation& invocation) {
         "not belong together",
         model.directory, model.tokenizer->vocab_size(), shape.vocab_size);
   }
-  model.chat_template = chat_template(template_name(invocation.settings, model.directory));
+  model.chat_template = template_of(invocation.settings, model.directory);
   const at::ScalarType compute = config.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   model.parameters = std::make_unique<Parameters>(shape, at::kFloat, compute, false);
   load_weights(model.directory, *model.parameters);

@@ -71,7 +71,12 @@ std::string to_text(const Option& option, const Json& value) {
   if (std::find(option.choices.begin(), option.choices.end(), text) != option.choices.end()) {
     return text;
   }
-  refuse(option, value, fmt::format("one of {}", fmt::join(option.choices, ", ")));
+  if (option.or_file && (text.ends_with(".json") || text.find('/') != std::string::npos)) {
+    return text;
+  }
+  refuse(option, value,
+         fmt::format("one of {}{}", fmt::join(option.choices, ", "),
+                     option.or_file ? ", or the path of a .json file" : ""));
 }
 
 bool to_bool(const Option& option, const Json& value) {

@@ -45,6 +45,11 @@ Option one_of(Option option, Names choices) {
   return option;
 }
 
+Option or_file(Option option) {
+  option.or_file = true;
+  return option;
+}
+
 Option path(Option option) {
   option.value_name = "PATH";
   return option;
@@ -82,8 +87,10 @@ std::vector<Option> data_options() {
           "tokenizer.model, tokenizer.json or a directory with one; none: trained")),
       one_of(row<&T::tokenizer_type>("tokenizer_type", {}, "Type of a tokenizer trained here"),
              {"unigram", "bpe", "char"}),
-      one_of(row<&T::chat_template>("chat_template", {}, "How conversations are rendered"),
-             {"chatml", "alpaca", "llama3", "nanochat"}),
+      or_file(one_of(row<&T::chat_template>("chat_template", {},
+                                            "How conversations are rendered; auto: as the model "
+                                            "or tokenizer brings it, else chatml"),
+                     {"auto", "chatml", "alpaca", "llama3", "nanochat"})),
       one_of(row<&T::packing>("packing", {},
                               "none: one example a row; best_fit: several whole examples a row; "
                               "sequential: a stream of text; auto: none for conversations, else "

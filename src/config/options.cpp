@@ -194,6 +194,12 @@ Json to_json(const Settings& settings) {
   return json;
 }
 
+std::string choices_text(const Option& option) {
+  if (option.choices.empty()) return {};
+  return fmt::format("({}{})", fmt::join(option.choices, ", "),
+                     option.or_file ? ", or a .json file" : "");
+}
+
 std::string options_markdown() {
   std::string text = fmt::format("\n`config`: {}.\n", kConfigHelp);
   std::string group;
@@ -209,10 +215,9 @@ std::string options_markdown() {
     for (const std::string& alias : option.aliases) {
       aliases += fmt::format("{}`{}`", aliases.empty() ? "" : ", ", alias);
     }
-    const std::string choices =
-        option.choices.empty() ? "" : fmt::format(" ({})", fmt::join(option.choices, ", "));
-    text += fmt::format("| `{}` | {} | {} | {}{} |\n", option.name, aliases, option.default_text,
-                        option.help, choices);
+    const std::string choices = choices_text(option);
+    text += fmt::format("| `{}` | {} | {} | {}{}{} |\n", option.name, aliases, option.default_text,
+                        option.help, choices.empty() ? "" : " ", choices);
   }
   return text;
 }

@@ -29,9 +29,15 @@ Json rendered_sample(const Renderer& renderer, bool stream) {
                            {Role::assistant, "yes", 1.0F, ""},
                            {Role::tool, "{}", 1.0F, ""},
                            {Role::assistant, kText, 0.5F, ""}};
-  const auto rendered =
-      renderer.chat_template.render(renderer.tokenizer, conversation, renderer.train_on);
-  return {std::move(sample), rendered.ids, rendered.weights};
+  // A model's own template may refuse some of these roles; its Jinja names it then.
+  std::string jinja = renderer.chat_template.jinja();
+  try {
+    const auto rendered =
+        renderer.chat_template.render(renderer.tokenizer, conversation, renderer.train_on);
+    return {std::move(sample), std::move(jinja), rendered.ids, rendered.weights};
+  } catch (const Error&) {
+    return {std::move(sample), std::move(jinja)};
+  }
 }
 
 Json file_json(const DataSource& source) {

@@ -71,16 +71,23 @@ void Renderer::render_record(const Record& record, PartWriter& part) const {
 std::vector<std::byte> Renderer::render(const Chunk& chunk, const DataSource& source) const {
   PartWriter part(token_bytes);
   Placeholders unknown;
+  const auto render_at = [&](const Record& record) {
+    try {
+      render_record(record, part);
+    } catch (const DataError& error) {  // what the chat template refuses
+      throw DataError("{}:{}: {}", source.file.path, record.line, error.what());
+    }
+  };
   if (chunk.records) {
     for (size_t i = chunk.begin; i < chunk.end; ++i) {
-      render_record(chunk.records->records[i], part);
+      render_at(chunk.records->records[i]);
     }
     if (chunk.begin == 0) unknown = chunk.records->unknown_vars;
   } else if (source.kind == SourceKind::plain) {
     render_text(chunk, part);
   } else {
     for (const JsonRecord& text : json_lines(chunk.text, chunk.first_line)) {
-      render_record(make_record(text, source.source, reading, unknown), part);
+      render_at(make_record(text, source.source, reading, unknown));
     }
   }
   part.add_unknown_vars(unknown);

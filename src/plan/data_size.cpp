@@ -41,11 +41,16 @@ DataSize size_of_examples(const GivenSize& given, const TrainConfig& config) {
   return size;
 }
 
-std::unique_ptr<Tokenizer> tokenizer_of_run(const TrainConfig& config) {
+// Where the run's tokenizer and chat template come from; "" when it trains its own.
+std::string tokenizer_path(const TrainConfig& config) {
   const std::string& start =
       config.pretrained_model.empty() ? config.resume : config.pretrained_model;
-  if (!config.tokenizer.empty()) return load_tokenizer(config.tokenizer);
-  if (!start.empty() && start != "auto") return load_tokenizer(resolve_checkpoint(start));
+  if (!config.tokenizer.empty()) return config.tokenizer;
+  return start.empty() || start == "auto" ? "" : resolve_checkpoint(start);
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of_run(const TrainConfig& config) {
+  if (const std::string path = tokenizer_path(config); !path.empty()) return load_tokenizer(path);
   log::info("training the tokenizer, as the run would");
   TokenizerTraining training;
   training.type = config.tokenizer_type;
@@ -75,8 +80,9 @@ DataSize size_from_numbers(const GivenSize& given, const TrainConfig& config) {
 
 std::unique_ptr<PlannedData> read_planned_data(const TrainConfig& config) {
   const auto tokenizer = tokenizer_of_run(config);
+  const auto rendering = chat_template_for(config.chat_template, tokenizer_path(config));
   auto data = std::make_unique<PlannedData>();
-  data->split = load_data(config, *tokenizer, *chat_template(config.chat_template));
+  data->split = load_data(config, *tokenizer, *rendering);
   Dataset& train = data->split.train;
   data->rows.emplace(train, resolve_packing(config, train.is_text), config.block_size);
   add_rows(train.report, *data->rows);

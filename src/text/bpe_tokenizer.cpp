@@ -168,6 +168,12 @@ std::optional<int32_t> ByteLevelBpe::special_id(std::string_view name) const {
   return found->second;
 }
 
+std::string ByteLevelBpe::special_name(int32_t id) const {
+  const auto found = std::find_if(specials_.begin(), specials_.end(),
+                                  [&](const auto& special) { return special.second == id; });
+  return found == specials_.end() ? "" : found->first;
+}
+
 size_t ByteLevelBpe::safe_cut(std::string_view text, size_t limit) const {
   if (!cuts_before_spaces_ || text.empty()) return 0;
   const CharClasses& classes = CharClasses::get();

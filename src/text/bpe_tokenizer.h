@@ -22,6 +22,7 @@ class ByteLevelBpe : public BpeTokenizer {
   std::string token_bytes(int32_t id) const override;
   int32_t vocab_size() const override { return static_cast<int32_t>(bytes_.size()); }
   std::optional<int32_t> special_id(std::string_view name) const override;
+  std::string special_name(int32_t id) const override;
   int32_t bos_id() const override { return definition_.bos_id; }
   int32_t eos_id() const override { return definition_.eos_id; }
   int32_t pad_id() const override { return definition_.pad_id; }

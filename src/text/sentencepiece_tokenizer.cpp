@@ -190,6 +190,12 @@ std::optional<int32_t> SentencepieceTokenizer::special_id(std::string_view name)
   return found->second;
 }
 
+std::string SentencepieceTokenizer::special_name(int32_t id) const {
+  const auto found = std::find_if(specials_.begin(), specials_.end(),
+                                  [&](const auto& special) { return special.second == id; });
+  return found == specials_.end() ? "" : found->first;
+}
+
 std::string SentencepieceTokenizer::kind() const {
   switch (model_.type) {
     case SentencepieceModel::ModelType::unigram:

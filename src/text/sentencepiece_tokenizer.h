@@ -22,6 +22,7 @@ class SentencepieceTokenizer : public Tokenizer {
   std::string token_bytes(int32_t id) const override;
   int32_t vocab_size() const override { return static_cast<int32_t>(pieces_.size()); }
   std::optional<int32_t> special_id(std::string_view name) const override;
+  std::string special_name(int32_t id) const override;
   int32_t bos_id() const override { return processor_.bos_id(); }
   int32_t eos_id() const override { return processor_.eos_id(); }
   int32_t pad_id() const override { return processor_.pad_id(); }

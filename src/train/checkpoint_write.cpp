@@ -83,7 +83,7 @@ class CheckpointWriter {
     make_directories(directory_);
     write_configs();
     write_model();
-    parts_.tokenizer->save(directory_, parts_.chat_template ? parts_.chat_template->jinja() : "");
+    parts_.tokenizer->save(directory_, has_template() ? parts_.chat_template->jinja() : "");
     write_optimizer();
     write_text(files::kTrainState, dump_json(to_json(*parts_.state)));
     record_others(directory_, manifest_);  // the tokenizer wrote its files itself
@@ -93,6 +93,10 @@ class CheckpointWriter {
 
  private:
   std::string path(const std::string& name) const { return join_path(directory_, name); }
+  // One whose tokens the tokenizer lacks is of no use to anybody.
+  bool has_template() const {
+    return parts_.chat_template != nullptr && parts_.chat_template->fits(*parts_.tokenizer);
+  }
 
   void write_text(const std::string& name, const std::string& text) {
     FileWriter file(path(name), FileWriter::Mode::truncate);
@@ -127,7 +131,7 @@ class CheckpointWriter {
         ends.push_back(id);
     };
     add_end(tokenizer.eos_id());
-    if (parts_.chat_template) add_end(parts_.chat_template->end_of_reply(tokenizer));
+    if (has_template()) add_end(parts_.chat_template->end_of_reply(tokenizer));
     if (tokenizer.bos_id() >= 0) generation["bos_token_id"] = tokenizer.bos_id();
     if (!ends.empty()) generation["eos_token_id"] = ends;
     if (tokenizer.pad_id() >= 0) generation["pad_token_id"] = tokenizer.pad_id();

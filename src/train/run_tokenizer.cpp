@@ -52,6 +52,28 @@ std::unique_ptr<Tokenizer> from_checkpoint(const Run& run) {
   return given;
 }
 
+// The named template, else the one that came with the model or the tokenizer.
+std::unique_ptr<ChatTemplate> template_of(const Run& run) {
+  const std::string& named = run.config().chat_template;
+  const bool fresh = run.start.kind == StartKind::fresh;
+  const std::string& home = fresh ? run.config().tokenizer : run.start.checkpoint;
+  auto own = chat_template_for("auto", home);
+  if (named == "auto") return own;
+  const bool stored = !stored_chat_template(home).empty();
+  // Where the run once found its template need not be there any more: the checkpoint has a copy.
+  const auto source = run.settings.source.find("chat_template");
+  const bool said_now =
+      source == run.settings.source.end() || !source->second.starts_with("checkpoint (");
+  if (!fresh && stored && !said_now) return own;
+  auto given = chat_template(named);
+  if (!fresh && stored && given->jinja() != own->jinja()) {
+    log::warning(
+        "chat_template: {} trains with another template than its model was trained with ({})",
+        given->name(), own->name());
+  }
+  return given;
+}
+
 // Rows of the embedding of a new model.
 void size_vocabulary(Run& run) {
   int64_t& rows = run.settings.config.model.vocab_size;
@@ -75,9 +97,9 @@ void prepare_tokenizer(Run& run) {
   if (run.tokenizer->vocab_size() > rows)
     throw UsageError("tokenizer: its {} tokens do not fit the model's vocab_size {}",
                      run.tokenizer->vocab_size(), rows);
-  run.chat_template = chat_template(config.chat_template);
-  log::info("tokenizer: {}, {} tokens, fingerprint {}", run.tokenizer->kind(),
-            run.tokenizer->vocab_size(), run.tokenizer->fingerprint());
+  run.chat_template = template_of(run);
+  log::info("tokenizer: {}, {} tokens, fingerprint {}; chat template: {}", run.tokenizer->kind(),
+            run.tokenizer->vocab_size(), run.tokenizer->fingerprint(), run.chat_template->name());
 }
 
 }  // namespace train_sft

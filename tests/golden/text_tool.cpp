@@ -1,14 +1,17 @@
 // text_tool train TYPE VOCAB DOCUMENTS.json TEMPLATE OUT_DIR   trains and saves a tokenizer
-// text_tool save MODEL OUT_DIR                                 loads and saves a tokenizer
+// text_tool save MODEL OUT_DIR [TEMPLATE]                      loads and saves a tokenizer
 // text_tool encode DIR TEXTS.json OUT.json                     ids of each text
 // text_tool parse DIR TEXTS.json OUT.json                      the same, names of specials taken
 // text_tool render DIR TEMPLATE CONVERSATIONS.json OUT.json    [prompt ids, ids] of each
+//    TEMPLATE: a name or a file; of render also "stored": the one in DIR
+// text_tool jinja CASES.json OUT.json                          text of each [template, variables]
 //
-// What text_huggingface_test.py compares with transformers.
+// What text_huggingface_test.py and chat_template_test.py compare with transformers.
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include "text/jinja.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/json.h"
@@ -49,12 +52,15 @@ void encode(const std::vector<std::string>& arguments) {
 }
 
 Role role_of(const std::string& name) {
-  return name == "system" ? Role::system : name == "assistant" ? Role::assistant : Role::user;
+  if (name == "system") return Role::system;
+  if (name == "tool") return Role::tool;
+  return name == "assistant" ? Role::assistant : Role::user;
 }
 
 void render(const std::vector<std::string>& arguments) {
   const auto tokenizer = load_tokenizer(arguments[0]);
-  const auto chat = chat_template(arguments[1]);
+  const auto chat =
+      chat_template_for(arguments[1] == "stored" ? "auto" : arguments[1], arguments[0]);
   Json out = Json::array();
   for (const Json& messages : read_json_file(arguments[2])) {
     Conversation conversation;
@@ -73,6 +79,19 @@ void render(const std::vector<std::string>& arguments) {
   write_file_atomically(arguments[3], out.dump());
 }
 
+// null where the template raises an error or is beyond what is supported.
+void render_jinja(const std::vector<std::string>& arguments) {
+  Json out = Json::array();
+  for (const Json& item : read_json_file(arguments[0])) {
+    try {
+      out.push_back(jinja::render(jinja::parse(item[0].get<std::string>()), item[1]));
+    } catch (const DataError&) {
+      out.push_back(nullptr);
+    }
+  }
+  write_file_atomically(arguments[1], out.dump());
+}
+
 }  // namespace
 }  // namespace train_sft
 
@@ -83,8 +102,11 @@ int main(int argc, char** argv) {
   try {
     if (arguments[0] == "train" && rest.size() == 5) {
       train_sft::train(rest);
-    } else if (arguments[0] == "save" && rest.size() == 2) {
-      train_sft::load_tokenizer(rest[0])->save(rest[1], "");
+    } else if (arguments[0] == "save" && (rest.size() == 2 || rest.size() == 3)) {
+      train_sft::load_tokenizer(rest[0])->save(
+          rest[1], rest.size() == 3 ? train_sft::chat_template(rest[2])->jinja() : "");
+    } else if (arguments[0] == "jinja" && rest.size() == 2) {
+      train_sft::render_jinja(rest);
     } else if (arguments[0] == "encode" && rest.size() == 3) {
       train_sft::encode(rest);
     } else if (arguments[0] == "parse" && rest.size() == 3) {

@@ -24,6 +24,7 @@ struct Option {
   std::string value_name;            // PATH, in --help; "": told by the type
   std::string default_text;          // as shown to people
   std::vector<std::string> choices;  // allowed values, when few
+  bool or_file = false;              // besides choices: the path of a .json file
   std::optional<double> min, max;    // inclusive
   // Reads and writes the field in TrainConfig. set() throws UsageError naming option, value and
   // what was expected.
@@ -38,6 +39,8 @@ const Option* find_option(std::string_view name);
 std::string nearest_option(std::string_view name);
 // The same among other names (subcommands, presets).
 std::string nearest_name(std::string_view unknown, const std::vector<std::string>& known);
+// "(a, b, c)" of an option with choices, else "".
+std::string choices_text(const Option& option);
 // A command line's text as the JSON value that set() takes, by the option's type.
 Json parse_option_text(const Option& option, const std::string& text);
 

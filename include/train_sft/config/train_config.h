@@ -15,9 +15,9 @@ namespace train_sft {
 
 struct TrainConfig {
   // -- data
-  std::vector<std::string> data;      // files; each may carry a weight: "path*2.5"
-  std::vector<std::string> val_data;  // empty: val_split of data
-  double val_split = 0.05;            // 0: no validation
+  std::vector<std::string> data;       // files; each may carry a weight: "path*2.5"
+  std::vector<std::string> val_data;   // empty: val_split of data
+  double val_split = 0.05;             // 0: no validation
   std::string val_split_by =
       "auto";  // hash (of the content), tail; auto: tail for plain text, else hash
   // auto, text, alpaca, prompt_completion, messages, sharegpt, token_bin
@@ -27,7 +27,7 @@ struct TrainConfig {
   std::vector<std::string> data_vars;  // name=value: fills {{name}}
   std::string tokenizer;  // a .model file or a directory that holds one; see tokenizer_type
   std::string tokenizer_type = "bpe";  // of a tokenizer trained here: unigram, bpe, char
-  std::string chat_template = "chatml";
+  std::string chat_template = "auto";  // a name, a .json file; auto: the model's own, else chatml
   std::string packing =
       "auto";  // none, best_fit, sequential; auto: none for conversations, else sequential
   std::string overlong = "truncate";  // truncate, drop, split, error

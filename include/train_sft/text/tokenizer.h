@@ -24,6 +24,7 @@ class Tokenizer {
   virtual std::string token_bytes(int32_t id) const = 0;
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<int32_t> special_id(std::string_view name) const = 0;
+  virtual std::string special_name(int32_t) const { return {}; }  // "" for what is no special token
   virtual int32_t bos_id() const = 0;  // -1 when there is none
   virtual int32_t eos_id() const = 0;
   virtual int32_t pad_id() const = 0;
