@@ -51,6 +51,14 @@ struct Descriptor {
   }
 };
 
+// What is read more than once, or mapped. Opening a pipe that nobody writes to would wait for ever.
+void require_file_proper(const std::string& path, const struct ::stat& status) {
+  if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) return;
+  throw DataError(
+      "{}: is a pipe or a device, which can be read once only; save its contents to a file first",
+      path);
+}
+
 int open_for_reading(const std::string& path) {
   const int fd = retry([&] { return file_system().open(path, O_RDONLY, 0); });
   if (fd < 0) fail_read(path, "open");
@@ -66,12 +74,17 @@ struct ::stat open_status(const std::string& path, int fd) {
   return status;
 }
 
-void sync_directory(const std::string& path) {
+bool try_sync_directory(const std::string& path) {
   const std::string directory = path.empty() ? "." : path;
   Descriptor handle{
       retry([&] { return file_system().open(directory, O_RDONLY | O_DIRECTORY, 0); })};
-  if (handle.fd < 0) fail_write(directory, "open");
-  if (retry([&] { return file_system().fsync(handle.fd); }) != 0) fail_write(directory, "fsync");
+  if (handle.fd < 0) return false;
+  // Network file systems that know no fsync of a folder answer EINVAL.
+  return retry([&] { return file_system().fsync(handle.fd); }) == 0 || errno == EINVAL;
+}
+
+void sync_directory(const std::string& path) {
+  if (!try_sync_directory(path)) fail_write(path.empty() ? "." : path, "fsync");
 }
 
 void rename_durably(const std::string& from, const std::string& to) {
@@ -95,6 +108,7 @@ bool is_directory(const std::string& path) {
 uint64_t file_size(const std::string& path) {
   struct ::stat status {};
   if (!status_of(path, status)) fail_read(path, "stat");
+  require_file_proper(path, status);
   return static_cast<uint64_t>(status.st_size);
 }
 
@@ -154,6 +168,10 @@ void make_directories(const std::string& path) {
     if (errno == EEXIST && is_directory(clean)) return;
     fail_write(clean, "make directory");
   }
+  // What is promised inside it must not be lost with its name. A folder that may be written but not
+  // read cannot be synced.
+  if (!try_sync_directory(parent_path(clean)) && errno != EACCES && errno != EPERM)
+    fail_write(clean, "make durable");
 }
 
 void remove_tree(const std::string& path) {
@@ -243,6 +261,8 @@ FileStatus file_status(const std::string& path) {
 }
 
 MappedFile::MappedFile(const std::string& path) {
+  struct ::stat status {};
+  if (status_of(path, status)) require_file_proper(path, status);
   Descriptor handle{open_for_reading(path)};
   size_ = static_cast<size_t>(open_status(path, handle.fd).st_size);
   if (size_ == 0) return;  // mmap refuses an empty range

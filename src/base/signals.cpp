@@ -1,13 +1,17 @@
 #include "train_sft/base/signals.h"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <csignal>
+#include <string_view>
 
 namespace train_sft::signals {
 namespace {
 
 std::atomic<int> stop_signal{0};
 std::atomic<bool> save_request{false};
+std::atomic<unsigned> seconds_to_leave{0};  // of the ExitDeadline in force; 0: none
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free,
               "handlers may only touch lock-free atomics");
 
@@ -17,6 +21,14 @@ void on_stop(int number) {
     std::signal(SIGINT, SIG_DFL);
     std::raise(SIGINT);
   }
+  if (const unsigned seconds = seconds_to_leave.load()) alarm(seconds);
+}
+
+// What was going on did not look at the flag in time, and leaves nothing half done behind.
+void on_deadline(int) {
+  constexpr std::string_view kSaid = "error: stopped by a signal\n";
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kSaid.data(), kSaid.size());
+  _exit(128 + stop_signal.load());
 }
 
 void on_save(int) {
@@ -38,6 +50,7 @@ void install() {
   handle(SIGINT, on_stop, 0);
   handle(SIGTERM, on_stop, 0);
   handle(SIGUSR1, on_save, SA_RESTART);
+  handle(SIGALRM, on_deadline, 0);
   // A reader that went away (| head) shows as a failed write, not as a silent death while saving.
   handle(SIGPIPE, SIG_IGN, 0);
 }
@@ -58,7 +71,17 @@ ExitCode stop_code() {
 }
 
 void clear_stop() {
+  alarm(0);
   stop_signal.store(0);
+}
+
+ExitDeadline::ExitDeadline(unsigned seconds) : before_(seconds_to_leave.exchange(seconds)) {
+  if (stop_requested()) alarm(seconds);
+}
+
+ExitDeadline::~ExitDeadline() {
+  seconds_to_leave.store(before_);
+  if (before_ == 0) alarm(0);
 }
 
 bool take_save_request() {

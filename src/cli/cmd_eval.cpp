@@ -99,6 +99,7 @@ void print(const Json& result, const ExactMatch& match) {
 }
 
 Outcome run(const Invocation& invocation) {
+  const signals::ExitDeadline deadline;
   if (invocation.settings.config.data.empty()) {
     throw UsageError("no data given: add --data FILE, what to evaluate on");
   }

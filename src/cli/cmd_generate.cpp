@@ -15,6 +15,7 @@ void show(const std::string& text) {
 }
 
 Outcome run(const Invocation& invocation) {
+  const signals::ExitDeadline deadline;
   if (!invocation.has("prompt")) throw UsageError("no prompt given: add --prompt TEXT");
   const std::string prompt = invocation.text("prompt");
   const bool json = invocation.settings.config.json;

@@ -101,6 +101,7 @@ PlanRequest request_of(const Invocation& invocation) {
 }
 
 Outcome run(const Invocation& invocation) {
+  const signals::ExitDeadline deadline;
   const Settings& settings = invocation.settings;
   validate(settings);
   std::vector<std::pair<std::string, Settings>> variants{{"", settings}};

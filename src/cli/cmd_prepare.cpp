@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
 #include "train_sft/data/loader.h"
 
 namespace train_sft::cli {
@@ -24,6 +25,7 @@ std::unique_ptr<Tokenizer> trained_tokenizer(const TrainConfig& config, const st
 }
 
 Outcome run(const Invocation& invocation) {
+  const signals::ExitDeadline deadline;
   require_data(invocation.settings);
   const TrainConfig& config = invocation.settings.config;
   const std::string out = invocation.text("out");

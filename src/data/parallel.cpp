@@ -13,6 +13,7 @@
 
 #include "train_sft/base/progress.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/base/test_point.h"
 
 namespace train_sft {
 namespace {
@@ -26,6 +27,7 @@ class Work {
       size_t number = 0;
       const Job job = take(number);
       if (!job) break;
+      test_point("tokenise");
       try {
         done_ += job();
       } catch (...) {

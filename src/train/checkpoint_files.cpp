@@ -49,9 +49,13 @@ Manifest read_manifest(const std::string& directory) {
           kVersion);
     Manifest manifest;
     manifest.step = json_int(json, "step", path);
-    for (const auto& [name, record] : json.at("files").items())
+    for (const auto& [name, record] : json.at("files").items()) {
+      // A manifest vouches for its own directory and leads nowhere else.
+      if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos)
+        throw CheckpointError("{}: '{}' is not a file's name", path, name);
       manifest.files[name] = {static_cast<uint64_t>(json_int(record, "bytes", path)),
                               json_string(record, "xxh3_128", path)};
+    }
     return manifest;
   } catch (const DataError& error) {
     throw CheckpointError("{}", error.what());
@@ -69,6 +73,17 @@ std::vector<Found> list_checkpoints(const std::string& out_dir) {
   std::sort(found.begin(), found.end(),
             [](const Found& a, const Found& b) { return a.step < b.step; });
   return found;
+}
+
+void point_links(const std::string& out_dir, int64_t latest, int64_t best) {
+  const auto point = [&](const char* link, int64_t step) {
+    const std::string name = step_name(step);
+    if (step < 0 || !path_exists(join_path(out_dir, name))) return;
+    if (link_target(out_dir, link) != name) replace_link(join_path(out_dir, link), name);
+  };
+  point(kLatest, latest);
+  point(kBest, best);
+  point(kBestPt, best);
 }
 
 std::string link_target(const std::string& out_dir, const char* link) {

@@ -57,6 +57,9 @@ struct Found {
 };
 // Checkpoints of a run directory by name, ascending; whole or not.
 std::vector<Found> list_checkpoints(const std::string& out_dir);
+// Points latest and best_model at the checkpoints of these steps that are there. Also makes up for
+// a save that ended between its checkpoint's name and its links.
+void point_links(const std::string& out_dir, int64_t latest, int64_t best);
 // The name a link of the run directory points to; "" when there is none.
 std::string link_target(const std::string& out_dir, const char* link);
 

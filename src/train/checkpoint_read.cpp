@@ -115,6 +115,14 @@ std::string verify_checkpoint(const std::string& directory) {
             "says {})",
             path, checksum, record.checksum);
     }
+    // The manifest vouches for the others; its own step is held against theirs.
+    // (An imported model has no step.)
+    if (manifest.has(files::kTrainState)) {
+      const int64_t step = read_train_state(directory).step;
+      if (manifest.step != step)
+        return fmt::format("{}: the manifest says step {}, {} says {}", directory, manifest.step,
+                           files::kTrainState, step);
+    }
     return "";
   } catch (const Error& error) {
     return error.what();

@@ -165,6 +165,31 @@ class CheckpointWriter {
   files::Manifest manifest_;
 };
 
+// Writes under a temporary name and commits. What a failure leaves is cleared at once: a full disk
+// must not be kept full by half a checkpoint.
+void write_and_commit(const std::string& out_dir, const std::string& name,
+                      const CheckpointParts& parts) {
+  const std::string directory = join_path(out_dir, name);
+  const std::string temporary = join_path(out_dir, files::kSavingPrefix + name);
+  try {
+    remove_tree(temporary);
+    CheckpointWriter(temporary, parts).write();
+    // Only a damaged one or one thinned to weights can stand in the way.
+    if (path_exists(directory)) {
+      const std::string removing = join_path(out_dir, files::kRemovingPrefix + name);
+      remove_tree(removing);
+      commit_directory(directory, removing);
+    }
+    commit_directory(temporary, directory);
+  } catch (const Error&) {
+    try {
+      remove_tree(temporary);
+    } catch (const Error&) {  // the next start clears it away
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 void seal_model_directory(const std::string& directory) {
@@ -176,7 +201,7 @@ void seal_model_directory(const std::string& directory) {
 }
 
 std::string save_checkpoint(const std::string& out_dir, const CheckpointParts& parts,
-                            bool is_best) {
+                            bool is_best) try {
   TRAIN_SFT_CHECK(parts.parameters && parts.optimizer && parts.state && parts.tokenizer,
                   "a checkpoint without all of its parts");
   check_finite(parts);
@@ -188,24 +213,14 @@ std::string save_checkpoint(const std::string& out_dir, const CheckpointParts& p
     log::debug("{} is there already", directory);
   } else {
     check_space(out_dir, parts);
-    const std::string temporary = join_path(out_dir, files::kSavingPrefix + name);
-    remove_tree(temporary);
-    CheckpointWriter(temporary, parts).write();
-    // Only a damaged one or one thinned to weights can stand in the way.
-    if (path_exists(directory)) {
-      const std::string removing = join_path(out_dir, files::kRemovingPrefix + name);
-      remove_tree(removing);
-      commit_directory(directory, removing);
-    }
-    commit_directory(temporary, directory);
+    write_and_commit(out_dir, name, parts);
   }
-  replace_link(join_path(out_dir, files::kLatest), name);
-  if (is_best) {
-    replace_link(join_path(out_dir, files::kBest), name);
-    replace_link(join_path(out_dir, files::kBestPt), name);
-  }
+  files::point_links(out_dir, parts.state->step,
+                     is_best ? parts.state->step : parts.state->best_step);
   remove_tree(join_path(out_dir, files::kRemovingPrefix + name));
   return directory;
+} catch (const DataError& error) {  // reading back what was just written
+  throw ResourceError("{}", error.what());
 }
 
 }  // namespace train_sft

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "train_sft/base/signals.h"
+#include "train_sft/base/test_point.h"
 
 namespace train_sft {
 
@@ -15,6 +16,7 @@ std::optional<double> validation_loss(Run& run) {
     end = std::min(end, static_cast<uint64_t>(run.config().eval_batches) * batch_size);
   LossSums total;
   for (uint64_t first = 0; first < end; first += batch_size) {
+    test_point("evaluation");
     if (signals::stop_requested()) return std::nullopt;
     const LossSums sums =
         run.engine->evaluate(make_batch(rows, first, std::min(batch_size, end - first)));

@@ -5,10 +5,12 @@
 #include <thread>
 
 #include "train/adapter_checkpoint.h"
+#include "train/checkpoint_files.h"
 #include "train/run_card.h"
 #include "train/step_lines.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
 #include "train_sft/model/parameters.h"
 
 namespace train_sft {
@@ -161,6 +163,7 @@ double Run::epoch() const {
 }
 
 std::unique_ptr<Run> set_up_run(const Settings& given) {
+  const signals::ExitDeadline nothing_to_save_yet;
   auto run = std::make_unique<Run>();
   run->start = plan_start(given);
   run->settings = run->start.settings;
@@ -176,6 +179,11 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
   prepare_model(*run);
   restore(*run);
   supersede_checkpoints_after(run->out_dir, run->state.step);
+  if (run->start.state && run->start.kind != StartKind::weights) {
+    const bool has_best = run->evaluates() && run->state.best_step >= 0;
+    checkpoint_files::point_links(run->out_dir, run->state.step,
+                                  has_best ? run->state.best_step : run->state.step);
+  }
   write_run_config(*run);
   // A step that a stop left unreported reports once more.
   const int64_t reported = run->state.step - (run->state.unreported.is_null() ? 0 : 1);

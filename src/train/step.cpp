@@ -6,6 +6,7 @@
 
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/base/test_point.h"
 
 namespace train_sft {
 namespace {
@@ -35,6 +36,7 @@ Accumulated accumulate(Run& run) {
       total.interrupted = true;
       break;
     }
+    test_point("micro_step");
     const auto begin = Clock::now();
     const Batch batch = make_batch(*run.train_rows, *run.order, data_step, turn / ranks,
                                    run.batch.batch_size, turn % ranks, ranks);

@@ -17,4 +17,18 @@ bool take_save_request();
 // Throws Error(stop_code()) when a stop was asked for: for long work outside training.
 void throw_if_stopped();
 
+// For work that a kill leaves nothing half done of, and of which not every part looks at
+// stop_requested() (training a tokenizer, reading a large file): while one is alive, a stop ends the
+// process with 130 or 143 after at most so many seconds, whatever it is doing.
+class ExitDeadline {
+ public:
+  explicit ExitDeadline(unsigned seconds = 2);
+  ~ExitDeadline();
+  ExitDeadline(const ExitDeadline&) = delete;
+  ExitDeadline& operator=(const ExitDeadline&) = delete;
+
+ private:
+  unsigned before_;
+};
+
 }  // namespace train_sft::signals

@@ -12,7 +12,7 @@
 #include "train_sft/base/file_system.h"
 #include "train_sft/interop/safetensors.h"
 #include "train_sft/model/engine.h"
-#include "unit/train/small_models.h"
+#include "unit/train/trained_model.h"
 
 namespace train_sft {
 namespace {
@@ -21,46 +21,11 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// A model with moments at some step, saved under directory.
-struct Trained {
-  explicit Trained(const ModelConfig& config, at::ScalarType compute = at::kFloat)
-      : parameters(config, at::kFloat, compute), optimizer(parameters, {}) {
-    fill_random(parameters.layout(), parameters.master(), 0, 0.1);
-    parameters.refresh_compute();
-    fill_random(parameters.layout(), optimizer.exp_avg(), 1, 1e-3);
-    fill_random(parameters.layout(), optimizer.exp_avg_sq(), 2, 1e-6);
-    state.schedule = Json::object();
-    state.settings = Json::object();
-    state.precision = compute == at::kFloat ? "fp32" : "bf16";
-    state.threads = 1;
-    state.tokenizer_fingerprint = letters_tokenizer().fingerprint();
-  }
-
-  std::string save(const std::string& out_dir, int64_t step, bool is_best = false) {
-    state.step = state.data_step = state.adam_t = step;
-    const auto format = chat_template("chatml");
-    return save_checkpoint(
-        out_dir, {&parameters, &optimizer, &state, &letters_tokenizer(), format.get()}, is_best);
-  }
-
-  Parameters parameters;
-  AdamW optimizer;
-  TrainState state;
-};
-
 std::vector<std::string> checkpoints_in(const std::string& directory) {
   std::vector<std::string> names;
   for (const auto& name : list_directory(directory))
     if (name.starts_with("step_")) names.push_back(name);
   return names;
-}
-
-void flip_byte(const std::string& path, size_t place) {
-  std::string bytes = read_file(path);
-  bytes.at(place) = static_cast<char>(bytes.at(place) ^ 0x10);
-  FileWriter file(path, FileWriter::Mode::truncate);
-  file.write(bytes);
-  file.close();
 }
 
 template <typename Function>
@@ -135,30 +100,6 @@ TEST(CheckpointTest, LinksFollowLatestAndBest) {
   EXPECT_EQ(base_name(resolve_checkpoint(directory.path())), "step_00000002");
   EXPECT_THAT(checkpoint_error([&] { resolve_checkpoint(directory / "step_00000003"); }),
               AllOf(HasSubstr("step_00000003"), HasSubstr("there are step_00000001")));
-}
-
-TEST(CheckpointTest, AFlippedByteInAnyFileIsNamedAndTheOneBeforeIsTaken) {
-  const TemporaryDirectory directory;
-  Trained trained(small_gpt2());
-  const std::string good = trained.save(directory.path(), 1);
-  const std::string bad = trained.save(directory.path(), 2);
-  EXPECT_EQ(newest_valid_checkpoint(directory.path()), bad);
-  for (const auto& name : list_directory(bad)) {
-    const std::string path = join_path(bad, name);
-    const size_t place = static_cast<size_t>(file_size(path) / 2);
-    flip_byte(path, place);
-    const std::string fault = verify_checkpoint(bad);
-    if (name == "manifest.json") {
-      EXPECT_FALSE(fault.empty());
-    } else {
-      EXPECT_THAT(fault, HasSubstr(name));
-      EXPECT_THAT(checkpoint_error([&] { load_weights(bad, trained.parameters); }),
-                  HasSubstr(name));
-    }
-    EXPECT_EQ(newest_valid_checkpoint(directory.path()), good) << name;
-    flip_byte(path, place);
-  }
-  EXPECT_EQ(verify_checkpoint(bad), "");
 }
 
 TEST(CheckpointTest, AMissingOrShortenedFileIsNamed) {
@@ -267,70 +208,6 @@ TEST(CheckpointTest, CheckpointsBeyondAResumePointAreKeptUnderAnotherName) {
   EXPECT_EQ(verify_checkpoint(directory / "superseded_step_00000002"), "");
   EXPECT_EQ(read_link(directory / "latest"), "step_00000001");
   EXPECT_EQ(newest_valid_checkpoint(directory.path()), directory / "step_00000001");
-}
-
-// Fails the n-th call that changes something on disk, and all after it: the power went out.
-class PowerCut : public ForwardingFileSystem {
- public:
-  explicit PowerCut(int calls) : ForwardingFileSystem(posix_file_system()), left_(calls) {}
-  bool happened() const { return left_ < 0; }
-  ssize_t write(int fd, const void* bytes, size_t count) override {
-    return cut() ? -1 : ForwardingFileSystem::write(fd, bytes, count);
-  }
-  int fsync(int fd) override { return cut() ? -1 : ForwardingFileSystem::fsync(fd); }
-  int rename(const std::string& from, const std::string& to) override {
-    return cut() ? -1 : ForwardingFileSystem::rename(from, to);
-  }
-  int unlink(const std::string& path) override {
-    return cut() ? -1 : ForwardingFileSystem::unlink(path);
-  }
-  int mkdir(const std::string& path, mode_t mode) override {
-    return cut() ? -1 : ForwardingFileSystem::mkdir(path, mode);
-  }
-  int rmdir(const std::string& path) override {
-    return cut() ? -1 : ForwardingFileSystem::rmdir(path);
-  }
-  int symlink(const std::string& target, const std::string& link) override {
-    return cut() ? -1 : ForwardingFileSystem::symlink(target, link);
-  }
-
- private:
-  bool cut() {
-    if (--left_ >= 0) return false;
-    left_ = -1;
-    errno = EIO;
-    return true;
-  }
-  int left_;
-};
-
-TEST(CheckpointTest, CutAtAnyCallOneOfTheTwoCheckpointsIsWhole) {
-  Trained trained(small_gpt2());
-  int calls = 0;
-  for (bool finished = false; !finished; ++calls) {
-    const TemporaryDirectory directory;
-    trained.save(directory.path(), 1, true);
-    {
-      PowerCut power(calls);
-      const ScopedFileSystem scope(power);
-      try {
-        trained.save(directory.path(), 2, true);
-        apply_retention(directory.path(), 1, 1);
-      } catch (const Error&) {
-      }
-      finished = !power.happened();
-    }
-    const std::string newest = newest_valid_checkpoint(directory.path());
-    ASSERT_FALSE(newest.empty()) << "cut at call " << calls;
-    ASSERT_EQ(verify_checkpoint(resolve_checkpoint(directory / "latest")), "") << calls;
-    ASSERT_EQ(verify_checkpoint(resolve_checkpoint(directory / "best_model.pt")), "") << calls;
-    remove_leftovers(directory.path());
-    trained.save(directory.path(), 3);
-    ASSERT_EQ(verify_checkpoint(directory / "step_00000003"), "") << calls;
-    for (const auto& name : list_directory(directory.path()))
-      ASSERT_FALSE(name.starts_with(".saving") || name.starts_with(".removing")) << name << calls;
-  }
-  EXPECT_GT(calls, 30);
 }
 
 constexpr const char* kTransformers = R"(
