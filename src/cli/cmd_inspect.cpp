@@ -22,18 +22,6 @@ uint64_t bytes_of_directory(const std::string& directory) {
   return bytes;
 }
 
-Json shape_json(const ModelConfig& model) {
-  return {{"family", model.family == Family::gpt2 ? "gpt2" : "llama"},
-          {"n_layer", model.n_layer},
-          {"n_head", model.n_head},
-          {"n_kv_head", model.kv_heads()},
-          {"n_embd", model.n_embd},
-          {"ffn_hidden", model.ffn()},
-          {"vocab_size", model.vocab_size},
-          {"block_size", model.block_size},
-          {"tie_embeddings", model.tie_embeddings}};
-}
-
 Json inspect_checkpoint(const std::string& path, bool quiet) {
   const std::string directory = resolve_checkpoint(path);
   const ModelConfig model = read_model_config(directory);

@@ -1,5 +1,5 @@
 #include <cstdio>
-#include <map>
+#include <memory>
 
 #include "cli/commands.h"
 #include "train_sft/base/memory.h"
@@ -9,9 +9,13 @@
 namespace train_sft::cli {
 namespace {
 
-// "max_iters=2000,2300" → the settings with each of the values.
-std::vector<std::pair<std::string, Settings>> compared(const Settings& settings,
-                                                       const std::string& spec) {
+// "max_iters=2000,2300": the option, and the settings with each of the values.
+struct Comparison {
+  const Option* option = nullptr;
+  std::vector<std::pair<std::string, Settings>> variants;
+};
+
+Comparison compared(const Settings& settings, const std::string& spec) {
   const size_t equals = spec.find('=');
   const Option* option = equals == spec.npos ? nullptr : find_option(spec.substr(0, equals));
   if (option == nullptr) {
@@ -20,17 +24,17 @@ std::vector<std::pair<std::string, Settings>> compared(const Settings& settings,
         "max_iters=2000,2300",
         spec);
   }
-  std::vector<std::pair<std::string, Settings>> variants;
+  Comparison comparison{option, {}};
   for (size_t at = equals + 1; at <= spec.size();) {
     const size_t comma = std::min(spec.find(',', at), spec.size());
     const std::string value = spec.substr(at, comma - at);
     Settings variant = settings;
     variant.set(option->name, parse_option_text(*option, value), "--compare");
     validate(variant);
-    variants.emplace_back(option->name + "=" + value, std::move(variant));
+    comparison.variants.emplace_back(option->name + "=" + value, std::move(variant));
     at = comma + 1;
   }
-  return variants;
+  return comparison;
 }
 
 GivenSize given_size(const Invocation& invocation) {
@@ -44,25 +48,19 @@ GivenSize given_size(const Invocation& invocation) {
     throw UsageError(
         "dataset_tokens contradicts dataset_examples: both say how much data there is; "
         "give dataset_examples with mean_tokens");
+  if (given.mean_tokens && !given.examples)
+    throw UsageError("mean_tokens: says nothing without dataset_examples; give both");
   return given;
 }
 
-// Reads the files once for all plans whose settings of data are the same.
-class DataReader {
- public:
-  const PlannedData& read(const TrainConfig& config) {
-    const std::string key = fmt::format("{} {} {} {}", config.block_size, config.packing,
-                                        config.overlong, config.val_split);
-    std::unique_ptr<PlannedData>& data = read_[key];
-    if (!data) data = read_planned_data(config);
-    return *data;
-  }
+// Whether plans that differ in this option read the same rows from the files.
+bool leaves_data_alone(const Option& option) {
+  return option.group == "Length" || option.group == "Optimizer and schedule" ||
+         option.group == "Machine";
+}
 
- private:
-  std::map<std::string, std::unique_ptr<PlannedData>> read_;
-};
-
-void choose_data(PlanRequest& request, const GivenSize& given, DataReader& reader) {
+// The files are read unless `data` holds what they gave already.
+void choose_data(PlanRequest& request, const GivenSize& given, std::unique_ptr<PlannedData>& data) {
   const TrainConfig& config = request.settings.config;
   if (given.tokens || given.examples) {
     request.size = size_from_numbers(given, config);
@@ -71,8 +69,9 @@ void choose_data(PlanRequest& request, const GivenSize& given, DataReader& reade
         "no data given: add --data FILE, or its size by --dataset_tokens N or "
         "--dataset_examples N --mean_tokens N");
   } else {
-    request.data = &reader.read(config);
-    request.size = request.data->size;
+    if (!data) data = read_planned_data(config);
+    request.data = data.get();
+    request.size = data->size;
   }
 }
 
@@ -104,16 +103,17 @@ Outcome run(const Invocation& invocation) {
   const signals::ExitDeadline deadline;
   const Settings& settings = invocation.settings;
   validate(settings);
-  std::vector<std::pair<std::string, Settings>> variants{{"", settings}};
-  if (invocation.has("compare")) variants = compared(settings, invocation.text("compare"));
+  Comparison comparison{nullptr, {{"", settings}}};
+  if (invocation.has("compare")) comparison = compared(settings, invocation.text("compare"));
   const GivenSize given = given_size(invocation);
   PlanRequest request = request_of(invocation);
-  DataReader reader;
+  std::unique_ptr<PlannedData> data;
   std::vector<std::pair<std::string, Json>> plans;
-  for (const auto& [name, variant] : variants) {
+  for (const auto& [name, variant] : comparison.variants) {
     request.settings = variant;
     choose_devices(request, invocation);
-    choose_data(request, given, reader);
+    if (comparison.option != nullptr && !leaves_data_alone(*comparison.option)) data.reset();
+    choose_data(request, given, data);
     plans.emplace_back(name, make_plan(request));
     signals::throw_if_stopped();
   }

@@ -10,9 +10,7 @@ namespace train_sft::cli {
 namespace {
 
 std::unique_ptr<Tokenizer> trained_tokenizer(const TrainConfig& config, const std::string& out) {
-  TokenizerTraining training;
-  training.type = config.tokenizer_type;
-  if (config.model.vocab_size > 0) training.vocab_size = config.model.vocab_size;
+  const TokenizerTraining training = tokenizer_training(config);
   const std::vector<std::string> documents = load_documents(config);
   log::info("training a {} tokenizer of at most {} tokens on {} documents", training.type,
             training.vocab_size, documents.size());

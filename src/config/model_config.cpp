@@ -42,6 +42,18 @@ int64_t ModelConfig::ffn() const {
   return (two_thirds + 63) / 64 * 64;
 }
 
+Json shape_json(const ModelConfig& config) {
+  return {{"family", config.family == Family::gpt2 ? "gpt2" : "llama"},
+          {"n_layer", config.n_layer},
+          {"n_head", config.n_head},
+          {"n_kv_head", config.kv_heads()},
+          {"n_embd", config.n_embd},
+          {"ffn_hidden", config.ffn()},
+          {"vocab_size", config.vocab_size},
+          {"block_size", config.block_size},
+          {"tie_embeddings", config.tie_embeddings}};
+}
+
 void validate(const ModelConfig& config) {
   require_positive(config.n_layer, "n_layer");
   require_positive(config.n_head, "n_head");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <thread>
 
 #include "train_sft/base/error.h"
 
@@ -67,6 +68,15 @@ BatchShape resolve_batch(const TrainConfig& config, int64_t ranks) {
   }
   if (!said.empty()) shape.grad_accum = said[0].grad_accum;
   return shape;
+}
+
+std::string resolve_precision(const TrainConfig& config) {
+  return config.precision == "auto" ? "fp32" : config.precision;
+}
+
+int64_t resolve_threads(const TrainConfig& config) {
+  if (config.threads > 0) return config.threads;
+  return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
 double RunShape::epochs() const {

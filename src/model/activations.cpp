@@ -45,11 +45,6 @@ int64_t loss_chunk(at::ScalarType dtype, const ModelConfig& config, int64_t toke
   return std::clamp<int64_t>(tokens, 1, std::max<int64_t>(16, kLossScratchBytes / row));
 }
 
-int64_t loss_scratch_bytes(at::ScalarType dtype, const ModelConfig& config, int64_t learned) {
-  return ops::linear_cross_entropy_scratch_bytes(dtype, loss_chunk(dtype, config, learned),
-                                                 config.n_embd, config.vocab_size);
-}
-
 enum class Rows { all, learned };
 
 ShapeOf shape_of(Rows rows, int64_t columns) {
@@ -147,10 +142,6 @@ class LayerPlanner {
 
 }  // namespace
 
-uint64_t logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute, int64_t learned) {
-  return static_cast<uint64_t>(loss_scratch_bytes(compute, config, learned));
-}
-
 Activations::Activations(const ModelConfig& config, const Training& adapters,
                          at::ScalarType compute, Purpose purpose, bool dropout,
                          std::shared_ptr<ArenaStorage> storage)
@@ -188,7 +179,8 @@ void Activations::plan_top(const ModelConfig& config, at::ScalarType compute,
   loss_scratch = plan_.add(
       "loss_scratch", at::kByte,
       [compute, config](int64_t, int64_t learned) {
-        return BufferShape{loss_scratch_bytes(compute, config, learned)};
+        return BufferShape{ops::linear_cross_entropy_scratch_bytes(
+            compute, loss_chunk(compute, config, learned), config.n_embd, config.vocab_size)};
       },
       moments.loss(), moments.loss());
   if (!training) return;

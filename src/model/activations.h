@@ -46,9 +46,6 @@ struct LayerActivations {
   at::Tensor grad_normed1;        // [N, C]
 };
 
-// Of the logits that exist at a time, with their gradient.
-uint64_t logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute, int64_t learned);
-
 class Activations {
  public:
   enum class Purpose { training, inference };

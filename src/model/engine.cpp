@@ -293,11 +293,6 @@ uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType c
   return activations.planned_bytes(tokens);
 }
 
-uint64_t Engine::logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute,
-                                    int64_t tokens) {
-  return train_sft::logits_chunk_bytes(config, compute, tokens);
-}
-
 uint64_t Engine::arena_bytes() const {
   return state_->storage->bytes();
 }

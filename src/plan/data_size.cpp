@@ -52,10 +52,8 @@ std::string tokenizer_path(const TrainConfig& config) {
 std::unique_ptr<Tokenizer> tokenizer_of_run(const TrainConfig& config) {
   if (const std::string path = tokenizer_path(config); !path.empty()) return load_tokenizer(path);
   log::info("training the tokenizer, as the run would");
-  TokenizerTraining training;
-  training.type = config.tokenizer_type;
-  if (config.model.vocab_size > 0) training.vocab_size = config.model.vocab_size;
-  return tokenizer_from_model(train_tokenizer(load_documents(config), training), "the tokenizer");
+  return tokenizer_from_model(train_tokenizer(load_documents(config), tokenizer_training(config)),
+                              "the tokenizer");
 }
 
 uint64_t real_tokens(const RowTable& rows, int64_t block_size) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "train_sft/model/engine.h"
-#include "train_sft/ops/cross_entropy.h"
 
 namespace train_sft {
 namespace {
@@ -46,11 +45,6 @@ Json to_json(const MemoryPlan& plan) {
           {"total", plan.total()}};
 }
 
-uint64_t activation_bytes(const ModelConfig& model, const std::string& precision, double dropout,
-                          int64_t tokens) {
-  return Engine::planned_arena_bytes(model, compute_type(precision), dropout > 0, tokens);
-}
-
 MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
                        int64_t micro_batch_tokens, int64_t threads, const Training& training) {
   const ParameterLayout layout = parameter_layout(model, training);
@@ -63,8 +57,6 @@ MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, d
   plan.optimizer = 8 * trained;
   plan.activations = Engine::planned_arena_bytes(model, compute_type(precision), dropout > 0,
                                                  micro_batch_tokens, training);
-  plan.logits = static_cast<uint64_t>(
-      Engine::logits_chunk_bytes(model, compute_type(precision), micro_batch_tokens));
   plan.workspace = workspace_bytes(model, precision, micro_batch_tokens, threads);
   return plan;
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
 #include "plan/facts.h"
 #include "train_sft/base/error.h"
@@ -29,19 +28,13 @@ ModelConfig model_of_run(const TrainConfig& config, const DataSize& data) {
 }
 
 std::string precision_of_run(const PlanRequest& request) {
-  const std::string& given = request.settings.config.precision;
-  if (given != "auto") return given;
-  return request.on ? "bf16" : "fp32";
-}
-
-int64_t threads_of_run(const TrainConfig& config) {
-  if (config.threads > 0) return config.threads;
-  return std::max<int64_t>(1, std::thread::hardware_concurrency());
+  const TrainConfig& config = request.settings.config;
+  return request.on && config.precision == "auto" ? "bf16" : resolve_precision(config);
 }
 
 int64_t interval_of_saves(const PlanFacts& facts) {
   if (facts.config().save_interval > 0) return facts.config().save_interval;
-  return facts.evaluations > 0 ? facts.config().eval_interval : 1000;
+  return facts.evaluations > 0 ? facts.config().eval_interval : kDefaultSaveInterval;
 }
 
 // Periodic ones and that of the last step, which may be the same.
@@ -122,14 +115,12 @@ void plan_time(PlanFacts& facts) {
     facts.time = measure_step(probe);
   }
   if (facts.time.step_ms == 0) return;
-  const double micro_batches =
-      request.on ? 1 : static_cast<double>(facts.batch.grad_accum * facts.batch.ranks);
   double tokens_evaluated = static_cast<double>(facts.size().validation_tokens);
   if (facts.config().eval_batches > 0)
     tokens_evaluated = std::min(
         tokens_evaluated, static_cast<double>(facts.config().eval_batches * facts.batch.batch_size *
                                               facts.batch.block_size));
-  facts.evaluation_s = facts.time.evaluate_ms * 1e-3 * tokens_evaluated * micro_batches / tokens;
+  facts.evaluation_s = facts.time.evaluate_ms * 1e-3 * tokens_evaluated / tokens;
   facts.total_s = facts.time.step_ms * 1e-3 * static_cast<double>(facts.run.max_iters) +
                   facts.evaluation_s * static_cast<double>(facts.evaluations);
 }
@@ -268,7 +259,7 @@ Json make_plan(const PlanRequest& request) {
   facts.batch = resolve_batch(config, config.gpus);
   facts.run = resolve_run(config, facts.batch, request.size.rows);
   facts.precision = precision_of_run(request);
-  facts.threads = threads_of_run(config);
+  facts.threads = resolve_threads(config);
   facts.params = parameter_layout(facts.model).count();
   if (config.eval_interval > 0 && request.size.validation_rows > 0)
     facts.evaluations = times_due(facts.run.max_iters, config.eval_interval);

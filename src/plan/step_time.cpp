@@ -155,12 +155,7 @@ StepTime measure_step(const Probe& probe) {
   }
   StepTime time;
   if (rates.train == 0) return time;
-  const double micro_batches =
-      static_cast<double>(probe.batch.grad_accum) * static_cast<double>(probe.batch.ranks);
-  const double micro_tokens = probe.mean_step_tokens / micro_batches;
-  time.micro_batch_ms = rates.train * micro_tokens;
-  time.evaluate_ms = rates.evaluate * micro_tokens;
-  time.update_ms = rates.update;
+  time.evaluate_ms = rates.evaluate * probe.mean_step_tokens;
   time.step_ms = rates.train * probe.mean_step_tokens + rates.update;
   time.basis =
       fmt::format("measured: {} micro-batches of {} rows{} on this machine, {} threads, {}",
@@ -175,7 +170,6 @@ StepTime predict_step(const Devices& devices, const std::string& precision, doub
   time.step_ms_at_peak = flops_per_step / peak * 1e3;
   time.step_ms = time.step_ms_at_peak / kUsualUtilisation;
   // A forward pass is a third of forward and backward.
-  time.micro_batch_ms = time.step_ms;
   time.evaluate_ms = time.step_ms / 3;
   time.basis = fmt::format("{} × {}: {:.0f} TFLOP/s each in {} ({}), {:.0f} % of them reached",
                            devices.count, devices.device.description,

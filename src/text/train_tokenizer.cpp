@@ -13,6 +13,7 @@
 #include "sentencepiece_model.h"
 #include "special_tokens.h"
 #include "train_sft/base/error.h"
+#include "train_sft/config/train_config.h"
 #include "train_sft/text/tokenizer.h"
 #include "train_sft/text/utf8.h"
 
@@ -141,6 +142,13 @@ void leave_out_rare_characters(std::vector<std::string>& sentences, size_t most)
 }
 
 }  // namespace
+
+TokenizerTraining tokenizer_training(const TrainConfig& config) {
+  TokenizerTraining training;
+  training.type = config.tokenizer_type;
+  if (config.model.vocab_size > 0) training.vocab_size = config.model.vocab_size;
+  return training;
+}
 
 std::string train_tokenizer(const std::vector<std::string>& documents,
                             const TokenizerTraining& training) {

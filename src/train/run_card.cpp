@@ -74,18 +74,10 @@ Json process() {
 }
 
 Json model_card(const Run& run) {
-  const ModelConfig& model = run.parameters->config();
-  return {{"family", model.family == Family::gpt2 ? "gpt2" : "llama"},
-          {"params", run.parameters->layout().count()},
-          {"n_layer", model.n_layer},
-          {"n_head", model.n_head},
-          {"n_kv_head", model.kv_heads()},
-          {"n_embd", model.n_embd},
-          {"ffn_hidden", model.ffn()},
-          {"vocab_size", model.vocab_size},
-          {"block_size", model.block_size},
-          {"tie_embeddings", model.tie_embeddings},
-          {"tokenizer", run.tokenizer->kind()}};
+  Json card = shape_json(run.parameters->config());
+  card["params"] = run.parameters->layout().count();
+  card["tokenizer"] = run.tokenizer->kind();
+  return card;
 }
 
 Json length(const Run& run) {

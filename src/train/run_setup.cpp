@@ -21,9 +21,8 @@ namespace {
 void choose_machine(Run& run) {
   const TrainConfig& config = run.config();
   const auto& saved = run.start.state;
-  run.state.precision = config.precision == "auto" ? "fp32" : config.precision;
-  run.state.threads =
-      config.threads > 0 ? config.threads : std::max(1u, std::thread::hardware_concurrency());
+  run.state.precision = resolve_precision(config);
+  run.state.threads = resolve_threads(config);
   if (saved) {
     if (config.precision != "auto" && config.precision != saved->precision)
       throw UsageError(

@@ -6,8 +6,6 @@
 namespace train_sft {
 namespace {
 
-constexpr int64_t kDefaultVocabSize = 8192;
-
 std::string stored_tokenizer_directory(const Run& run) {
   return join_path(run.out_dir, "tokenizer");
 }
@@ -15,9 +13,7 @@ std::string stored_tokenizer_directory(const Run& run) {
 // Trained once and kept with the run: a resume and the checkpoints use the same.
 std::unique_ptr<Tokenizer> train_and_store(const Run& run) {
   const TrainConfig& config = run.config();
-  TokenizerTraining training;
-  training.type = config.tokenizer_type;
-  training.vocab_size = config.model.vocab_size > 0 ? config.model.vocab_size : kDefaultVocabSize;
+  const TokenizerTraining training = tokenizer_training(config);
   const auto documents = load_documents(config);
   log::info("training a {} tokenizer of at most {} tokens on {} documents", training.type,
             training.vocab_size, documents.size());

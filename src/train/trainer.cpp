@@ -14,8 +14,6 @@
 namespace train_sft {
 namespace {
 
-constexpr int64_t kDefaultSaveInterval = 1000;
-
 // The run's log file, closed whichever way training ends.
 struct LogFileScope {
   ~LogFileScope() { log::set_file(""); }

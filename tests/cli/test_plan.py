@@ -148,6 +148,17 @@ def test_what_the_data_has_is_warned_of(tmp_path):
     assert {"duplicates", "overlap", "small_validation", "truncated"} <= ids(planned)
 
 
+def test_each_compared_plan_reads_its_own_data(tmp_path):
+    write_examples(tmp_path / "data.jsonl", 40, 30)
+    options = ["--data", "data.jsonl", "--tokenizer_type", "char", "--block_size", "256", "--probe_steps", "0",
+               "--n_layer", "1", "--n_embd", "64", "--n_head", "1"]
+    table = plan(*options, "--compare", "train_on=assistant,all", cwd=tmp_path)["compare"]
+    for name, planned in table.items():
+        alone = plan(*options, "--" + name, cwd=tmp_path)
+        assert planned["learned_tokens"] == alone["learned_tokens"]
+    assert table["train_on=all"]["learned_tokens"] > table["train_on=assistant"]["learned_tokens"]
+
+
 def test_bad_input(tmp_path):
     sizes = ["--dataset_tokens", "1e9", "--probe_steps", "0"]
     assert "h100" in train_sft("plan", *sizes, "--on", "h1000", cwd=tmp_path, code=2)
@@ -156,4 +167,5 @@ def test_bad_input(tmp_path):
     assert "--data FILE" in train_sft("plan", cwd=tmp_path, code=2)
     said = train_sft("plan", "--dataset_tokens", "1e6", "--dataset_examples", "5", cwd=tmp_path, code=2)
     assert "contradicts" in said
+    assert "dataset_examples" in train_sft("plan", *sizes, "--mean_tokens", "5", cwd=tmp_path, code=2)
     assert "not a multiple" in train_sft("plan", *sizes, "--total_batch_size", "1000", cwd=tmp_path, code=2)

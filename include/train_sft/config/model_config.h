@@ -34,6 +34,9 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
+// For people and their scripts (inspect, run.json): every field with its derived value.
+Json shape_json(const ModelConfig& config);
+
 // Throws UsageError naming the option: n_embd not divisible by n_head, head_dim odd with RoPE, ...
 void validate(const ModelConfig& config);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "train_sft/config/train_config.h"
 
@@ -22,6 +23,13 @@ struct BatchShape {
 // UsageError with the two numbers that disagree or do not divide, and the nearest values that
 // would.
 BatchShape resolve_batch(const TrainConfig& config, int64_t ranks);
+
+// Steps between checkpoints when neither save_interval nor an evaluation says.
+inline constexpr int64_t kDefaultSaveInterval = 1000;
+// auto: fp32 on the CPU.
+std::string resolve_precision(const TrainConfig& config);
+// 0: the cores there are.
+int64_t resolve_threads(const TrainConfig& config);
 
 struct RunShape {
   uint64_t rows = 0;

@@ -46,12 +46,9 @@ class Engine {
   at::Tensor logits(const Batch& batch);
 
   uint64_t arena_bytes() const;
-  // What training would plan for a micro-batch of so many tokens, all learned; of them, the chunk
-  // of logits and its gradient that exist at a time. Allocates nothing.
+  // What training would plan for a micro-batch of so many tokens, all learned. Allocates nothing.
   static uint64_t planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
                                       bool dropout, int64_t tokens, const Training& training = {});
-  static uint64_t logits_chunk_bytes(const ModelConfig& config, at::ScalarType compute,
-                                     int64_t tokens);
 
  private:
   struct State;

@@ -16,7 +16,6 @@ struct MemoryPlan {
   uint64_t gradients = 0;
   uint64_t optimizer = 0;
   uint64_t activations = 0;  // the arena, the logits' chunk included
-  uint64_t logits = 0;       // of activations: the chunk of logits that exists at a time
   uint64_t workspace = 0;    // of the matrix products, all threads
   uint64_t data = 0;         // tokens, weights and offsets kept in memory
   uint64_t program = 0;      // the program and LibTorch themselves
@@ -26,12 +25,10 @@ struct MemoryPlan {
            program;
   }
 };
-Json to_json(const MemoryPlan& plan);  // by part, without logits, plus "total"
+Json to_json(const MemoryPlan& plan);  // by part, plus "total"
 
-// Of the activations of a micro-batch of so many tokens, all of them learned.
-uint64_t activation_bytes(const ModelConfig& model, const std::string& precision, double dropout,
-                          int64_t tokens);
-// Everything but data and program. precision: fp32 or bf16.
+// Everything but data and program, for a micro-batch of so many tokens, all of them learned.
+// precision: fp32 or bf16.
 MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
                        int64_t micro_batch_tokens, int64_t threads, const Training& training = {});
 // The most rows of block_size a micro-batch may have within so many bytes; 0: not even one.

@@ -18,9 +18,7 @@ namespace train_sft {
 double flops_per_token(const ModelConfig& model, int64_t block_size);
 
 struct StepTime {
-  double micro_batch_ms = 0;   // forward and backward of one micro-batch
-  double update_ms = 0;        // clipping and AdamW
-  double evaluate_ms = 0;      // forward of one micro-batch
+  double evaluate_ms = 0;      // forward alone, of the tokens of a mean step
   double step_ms = 0;          // of a mean step
   double step_ms_at_peak = 0;  // no machine of this kind can be faster; 0: not known
   std::string basis;           // in words: where the figures come from

@@ -14,6 +14,8 @@
 
 namespace train_sft {
 
+struct TrainConfig;
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -25,7 +27,7 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
   virtual std::optional<int32_t> special_id(std::string_view name) const = 0;
   virtual std::string special_name(int32_t) const { return {}; }  // "" for what is no special token
-  virtual int32_t bos_id() const = 0;  // -1 when there is none
+  virtual int32_t bos_id() const = 0;                             // -1 when there is none
   virtual int32_t eos_id() const = 0;
   virtual int32_t pad_id() const = 0;
   // Whether encode(a + b) == encode(a) + encode(b) wherever a ends with a newline and b does not
@@ -56,6 +58,8 @@ struct TokenizerTraining {
   int64_t vocab_size = 8192;                       // char: an upper limit
   uint64_t max_sample_bytes = uint64_t{64} << 20;  // of the corpus, evenly spread
 };
+// As the settings ask for it: tokenizer_type, and vocab_size when one is given.
+TokenizerTraining tokenizer_training(const TrainConfig& config);
 
 // Trains with sentencepiece on plain documents and returns the model's bytes. Normalisation is the
 // identity, whitespace and newlines survive exactly, bytes outside the vocabulary fall back to byte
