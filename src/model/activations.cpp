@@ -9,9 +9,9 @@
 namespace train_sft {
 namespace {
 
-// The logits of a chunk of rows stay within this: enough for full GEMM speed, far from whole
-// logits.
-constexpr int64_t kLossScratchBytes = int64_t{48} << 20;
+// The logits of a chunk of rows stay within this: some hundred rows of a large vocabulary, so that
+// reading the weight and its gradient once a chunk costs little; far from whole logits.
+constexpr int64_t kLossScratchBytes = int64_t{192} << 20;
 
 // The moments of a layer's forward; its backward passes them in reverse.
 enum Phase { norm1, qkv, attention, proj, norm2, up, activation, down, phases };

@@ -16,10 +16,12 @@ using simd::GemmOperand;
 using simd::GemmShape;
 
 constexpr int64_t kPanelStride = kTileRows <= 8 ? 8 : 16;  // of packed rows
-constexpr int64_t kDepth = 384;     // lanes of k in a block: one panel of B fills L1
+// Lanes of k in a block. Half of it would keep a panel of B in L1, but reads and writes the result
+// twice as often, which costs more (docs/performance.md).
+constexpr int64_t kDepth = 768;
 constexpr int64_t kColumns = 3072;  // columns in a block: B's block stays in L3
 constexpr int64_t kDirectColumns = 1024;
-constexpr int64_t kBlockPanels = 12;  // panels of A in a block, which stays in L2
+constexpr int64_t kBlockPanels = 6;  // panels of A in a block, which stays in L2 with one of B
 
 thread_local KeptMemory packed_a_memory, packed_b_memory, partial_memory, bias_memory;
 
@@ -36,7 +38,7 @@ struct Sink {
   template <int MR, int NV>
   TRAIN_SFT_INLINE void take(Tile<MR, NV>& tile, int64_t row, int64_t column,
                              int64_t columns) const {
-    if (partial != nullptr || columns < NV * Vec::width) {
+    if (columns < NV * Vec::width) {
       float rows[MR * NV * Vec::width];
       each(tile, [&](auto i, auto j, Vec& x)
                      TRAIN_SFT_INLINE_LAMBDA { x.store(rows + (i * NV + j) * Vec::width); });
@@ -44,6 +46,12 @@ struct Sink {
       return take_rows(rows, MR, NV * Vec::width, row, column, width);
     }
     Out* to = out + row * stride + column;
+    if (partial != nullptr) {
+      const float* before = partial + row * partial_stride + column;
+      each(tile, [&](auto i, auto j, Vec& x) TRAIN_SFT_INLINE_LAMBDA {
+        x = x + Vec::load(before + i * partial_stride + j * Vec::width);
+      });
+    }
     if (bias != nullptr) {
       each(tile, [&](auto, auto j, Vec& x) TRAIN_SFT_INLINE_LAMBDA {
         x = x + Vec::load(bias + column + j * Vec::width);
@@ -66,7 +74,7 @@ struct Sink {
     });
   }
 
-  // The general case, from memory: tiles at the right edge and sums of several blocks.
+  // Tiles at the right edge, from memory.
   __attribute__((noinline)) void take_rows(const float* rows, int64_t count, int64_t rows_stride,
                                            int64_t row, int64_t column, int64_t columns) const {
     for (int64_t i = 0; i < count; ++i) {

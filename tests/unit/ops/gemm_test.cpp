@@ -24,11 +24,12 @@ Products products(int64_t N, int64_t I, int64_t O, WeightLayout layout, at::Scal
   return p;
 }
 
+// The last ones have more than two blocks of k, in float and in bfloat16, under whole and cut
+// tiles.
 const int64_t kShapes[][3] = {{1, 1, 1},      {3, 5, 7},      {1, 128, 65},   {2, 300, 150},
-                              {4, 131, 77},
-
-                              {37, 53, 71},   {64, 65, 16},   {129, 34, 130}, {65, 1027, 33},
-                              {1601, 20, 41}, {30, 17, 3100}, {40, 2048, 24}};
+                              {4, 131, 77},   {37, 53, 71},   {64, 65, 16},   {129, 34, 130},
+                              {65, 1027, 33}, {1601, 20, 41}, {30, 17, 3100}, {40, 2048, 24},
+                              {45, 3100, 70}, {65, 70, 3100}, {3100, 33, 70}};
 
 void expect_like_reference(at::ScalarType dtype, double tolerance, double weight_tolerance) {
   for (const auto& [N, I, O] : kShapes) {
