@@ -2,7 +2,9 @@
 # scripts/test.sh [ctest options]
 #
 # Sets up (scripts/setup.sh --tests), builds everything and runs every test through ctest.
-# Options go to ctest: -L unit (labels unit, golden, cli, fault), -R NAME, --rerun-failed …
+# Options go to ctest: -L unit (labels unit, golden, cli, fault, slow, real_model), -R NAME, …
+# -LE 'slow|real_model' leaves out what takes minutes, and what needs a model that
+# scripts/fetch_smollm2.sh fetches.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case ${1:-} in
