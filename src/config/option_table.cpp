@@ -271,6 +271,7 @@ std::vector<Option> run_options() {
       derived(path(row<&T::log_file>("log_file", {}, "The run's log")), "training.log in out_dir"),
       row<&T::log_examples>("log_examples", {},
                             "Write the example ids of every step to examples.jsonl"),
+      row<&T::profile>("profile", {}, "Say at the end where the steps' time went, op by op"),
       row<&T::json>("json", {}, "One JSON object on stdout, everything else on stderr"),
   };
 }

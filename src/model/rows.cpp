@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "train_sft/base/error.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft {
 namespace {
@@ -19,6 +20,7 @@ size_t row_bytes(const at::Tensor& few, const at::Tensor& all, std::span<const i
 }  // namespace
 
 void gather_rows(const at::Tensor& out, const at::Tensor& in, std::span<const int32_t> rows) {
+  const profile::Scope scope("gather and scatter");
   const size_t bytes = row_bytes(out, in, rows);
   auto* to = static_cast<char*>(out.data_ptr());
   const auto* from = static_cast<const char*>(in.const_data_ptr());
@@ -27,6 +29,7 @@ void gather_rows(const at::Tensor& out, const at::Tensor& in, std::span<const in
 }
 
 void scatter_rows(const at::Tensor& out, const at::Tensor& in, std::span<const int32_t> rows) {
+  const profile::Scope scope("gather and scatter");
   const size_t bytes = row_bytes(in, out, rows);
   auto* to = static_cast<char*>(out.data_ptr());
   const auto* from = static_cast<const char*>(in.const_data_ptr());

@@ -6,6 +6,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -66,6 +67,7 @@ double blocked_sum_of_squares(const P* x, int64_t count) {
 
 void adamw(const at::Tensor& master, const at::Tensor& compute, const at::Tensor& grad,
            const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const AdamWStep& step) {
+  const profile::Scope scope("AdamW");
   const int64_t n = master.numel();
   auto run = [&]<typename P>() {
     const at::ScalarType type = compute.defined() ? compute.scalar_type() : scalar_type<P>;
@@ -89,6 +91,7 @@ void adamw(const at::Tensor& master, const at::Tensor& compute, const at::Tensor
 }
 
 double sum_of_squares(const at::Tensor& flat) {
+  const profile::Scope scope("gradient norm");
   const int64_t n = flat.numel();
   if (flat.scalar_type() == at::kDouble) {
     return blocked_sum_of_squares(data_of<double>(flat, n), n);

@@ -7,6 +7,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -157,6 +158,7 @@ void check(std::span<const int32_t> cu_seqlens, const AttentionShape& shape, int
 
 void attention_forward(const at::Tensor& out, const at::Tensor& lse, const at::Tensor& qkv,
                        std::span<const int32_t> cu_seqlens, const AttentionShape& shape) {
+  const profile::Scope scope("attention forward");
   const int64_t N = rows_of(out);
   check(cu_seqlens, shape, N);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
@@ -175,6 +177,7 @@ void attention_forward(const at::Tensor& out, const at::Tensor& lse, const at::T
 void attention_backward(const at::Tensor& grad_qkv, const at::Tensor& grad_out,
                         const at::Tensor& out, const at::Tensor& lse, const at::Tensor& qkv,
                         std::span<const int32_t> cu_seqlens, const AttentionShape& shape) {
+  const profile::Scope scope("attention backward");
   const int64_t N = rows_of(out);
   check(cu_seqlens, shape, N);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
@@ -195,6 +198,7 @@ void attention_backward(const at::Tensor& grad_qkv, const at::Tensor& grad_out,
 
 void attention_decode(const at::Tensor& out, const at::Tensor& q, const at::Tensor& k_cache,
                       const at::Tensor& v_cache, int64_t length, const AttentionShape& shape) {
+  const profile::Scope scope("attention decode");
   const int64_t M = rows_of(out), capacity = k_cache.size(0);
   TRAIN_SFT_CHECK(q.dim() == 2 && q.size(0) == M && q.size(1) == shape.out_width() &&
                       (q.size(1) == 1 || q.stride(1) == 1),

@@ -8,6 +8,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "ops/gemm.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -200,6 +201,7 @@ CrossEntropySums linear_cross_entropy(const at::Tensor& grad_hidden, const at::T
                                       std::span<const int32_t> targets,
                                       std::span<const int32_t> learned,
                                       std::span<const float> weights, const at::Tensor& scratch) {
+  const profile::Scope scope("output layer and cross-entropy");
   const int64_t N = rows_of(hidden), C = columns_of(hidden), V = rows_of(weight);
   TRAIN_SFT_CHECK(static_cast<int64_t>(targets.size()) == N, "{} targets for {} rows",
                   targets.size(), N);

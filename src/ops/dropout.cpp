@@ -3,6 +3,7 @@
 #include "ops/dispatch.h"
 #include "ops/dropout_hash.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -33,6 +34,7 @@ void check_probability(double p) {
 void dropout_row_keys(std::span<uint64_t> keys, uint64_t seed, uint64_t step,
                       std::span<const int32_t> cu_seqlens, std::span<const uint64_t> example_ids,
                       std::span<const int32_t> positions) {
+  const profile::Scope scope("dropout");
   TRAIN_SFT_CHECK(cu_seqlens.size() == example_ids.size() + 1, "{} limits for {} documents",
                   cu_seqlens.size(), example_ids.size());
   const uint64_t base = mix_dropout_key(mix_dropout_key(seed + 0x64726F706F757421u) + step);
@@ -46,6 +48,7 @@ void dropout_row_keys(std::span<uint64_t> keys, uint64_t seed, uint64_t step,
 
 void dropout(const at::Tensor& out, const at::Tensor& input, std::span<const uint64_t> row_keys,
              uint32_t site, double p) {
+  const profile::Scope scope("dropout");
   check_probability(p);
   const int64_t N = static_cast<int64_t>(row_keys.size()), C = columns_of(out);
   for_dtype(out.scalar_type(), [&]<typename T>() {

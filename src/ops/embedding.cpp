@@ -2,6 +2,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -39,6 +40,7 @@ void backward(Accumulate<T>* grad_table, std::span<const int32_t> rows, const T*
 void embedding_forward(const at::Tensor& out, const at::Tensor& table,
                        const at::Tensor& position_table, std::span<const int32_t> tokens,
                        std::span<const int32_t> positions) {
+  const profile::Scope scope("embedding forward");
   const int64_t N = rows_of(out), C = columns_of(out);
   TRAIN_SFT_CHECK(static_cast<int64_t>(tokens.size()) == N, "{} tokens for {} rows", tokens.size(),
                   N);
@@ -67,6 +69,7 @@ void embedding_forward(const at::Tensor& out, const at::Tensor& table,
 void embedding_backward(const at::Tensor& grad_table, const at::Tensor& grad_position_table,
                         const at::Tensor& grad_out, std::span<const int32_t> tokens,
                         std::span<const int32_t> positions) {
+  const profile::Scope scope("embedding backward");
   const int64_t N = rows_of(grad_out), C = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     const T* grad = data_of<T>(grad_out, N * C);

@@ -4,6 +4,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -35,6 +36,7 @@ void backward(T* grad_input, const T* grad_out, const T* input, int64_t count) {
 }  // namespace
 
 void gelu_forward(const at::Tensor& out, const at::Tensor& input) {
+  const profile::Scope scope("gelu forward");
   const int64_t count = input.numel();
   for_dtype(input.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, count);
@@ -48,6 +50,7 @@ void gelu_forward(const at::Tensor& out, const at::Tensor& input) {
 
 void gelu_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
                    const at::Tensor& input) {
+  const profile::Scope scope("gelu backward");
   const int64_t count = input.numel();
   for_dtype(input.scalar_type(), [&]<typename T>() {
     T* dx = data_of<T>(grad_input, count);

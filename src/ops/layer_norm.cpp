@@ -4,6 +4,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -66,6 +67,7 @@ void layer_norm_forward(const at::Tensor& normed, const at::Tensor& residual_out
                         const at::Tensor& mean, const at::Tensor& rstd, const at::Tensor& residual,
                         const at::Tensor& delta, const at::Tensor& weight, const at::Tensor& bias,
                         double eps) {
+  const profile::Scope scope("norm forward");
   const int64_t N = rows_of(normed), C = columns_of(normed);
   for_dtype(normed.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
@@ -88,6 +90,7 @@ void layer_norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_we
                          const at::Tensor& grad_bias, const at::Tensor& grad_normed,
                          const at::Tensor& input, const at::Tensor& mean, const at::Tensor& rstd,
                          const at::Tensor& weight, bool accumulate) {
+  const profile::Scope scope("norm backward");
   const int64_t N = rows_of(input), C = columns_of(input);
   for_dtype(input.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;

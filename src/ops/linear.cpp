@@ -3,6 +3,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "ops/gemm.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -27,6 +28,7 @@ void add_column_sums(Accumulate<T>* sums, const T* x, int64_t N, int64_t C) {
 
 void linear_forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
                     const at::Tensor& bias, WeightLayout layout) {
+  const profile::Scope scope("linear forward");
   const auto [I, O] = shape_of(weight, layout);
   const int64_t N = rows_of(input);
   for_dtype(out.scalar_type(), [&, I = I, O = O]<typename T>() {
@@ -38,6 +40,7 @@ void linear_forward(const at::Tensor& out, const at::Tensor& input, const at::Te
 
 void linear_backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
                            const at::Tensor& weight, WeightLayout layout, bool accumulate) {
+  const profile::Scope scope("linear backward to the input");
   const auto [I, O] = shape_of(weight, layout);
   const int64_t N = rows_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
@@ -49,6 +52,7 @@ void linear_backward_input(const at::Tensor& grad_input, const at::Tensor& grad_
 
 void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& input,
                             const at::Tensor& grad_out, WeightLayout layout) {
+  const profile::Scope scope("linear backward to the weight");
   const auto [I, O] = shape_of(grad_weight, layout);
   const int64_t N = rows_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
@@ -65,6 +69,7 @@ void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& inp
 }
 
 void linear_backward_bias(const at::Tensor& grad_bias, const at::Tensor& grad_out) {
+  const profile::Scope scope("linear backward to the bias");
   const int64_t N = rows_of(grad_out), O = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     Accumulate<T>* sums = data_of<Accumulate<T>>(grad_bias, O);

@@ -4,6 +4,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/gemm.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -39,6 +40,7 @@ void multiply(T* values, int64_t count, double scale) {
 
 void lora_forward(const at::Tensor& out, const at::Tensor& low, const at::Tensor& input,
                   const Lora& lora) {
+  const profile::Scope scope("LoRA forward");
   const Shape s = shape_of(out, input, lora);
   for_dtype(out.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, s.N * s.out);
@@ -61,6 +63,7 @@ void lora_forward(const at::Tensor& out, const at::Tensor& low, const at::Tensor
 void lora_backward(const at::Tensor& grad_input, const at::Tensor& grad_low,
                    const at::Tensor& grad_out, const at::Tensor& input, const at::Tensor& low,
                    const Lora& lora) {
+  const profile::Scope scope("LoRA backward");
   const Shape s = shape_of(grad_out, input, lora);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;

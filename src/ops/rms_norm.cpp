@@ -4,6 +4,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -52,6 +53,7 @@ void backward(T* grad_input, Accumulate<T>* grad_weight, const T* grad_normed, c
 void rms_norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,
                       const at::Tensor& rstd, const at::Tensor& residual, const at::Tensor& delta,
                       const at::Tensor& weight, double eps) {
+  const profile::Scope scope("norm forward");
   const int64_t N = rows_of(normed), C = columns_of(normed);
   for_dtype(normed.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
@@ -73,6 +75,7 @@ void rms_norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,
 void rms_norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_weight,
                        const at::Tensor& grad_normed, const at::Tensor& input,
                        const at::Tensor& rstd, const at::Tensor& weight, bool accumulate) {
+  const profile::Scope scope("norm backward");
   const int64_t N = rows_of(input), C = columns_of(input);
   for_dtype(input.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;

@@ -4,6 +4,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -70,11 +71,13 @@ void rope_table(const at::Tensor& cosines, const at::Tensor& sines, double theta
 
 void rope_forward(const at::Tensor& qkv, const at::Tensor& cosines, const at::Tensor& sines,
                   std::span<const int32_t> positions, const AttentionShape& shape) {
+  const profile::Scope scope("rope");
   rotate(qkv, cosines, sines, positions, shape, 1);
 }
 
 void rope_backward(const at::Tensor& grad_qkv, const at::Tensor& cosines, const at::Tensor& sines,
                    std::span<const int32_t> positions, const AttentionShape& shape) {
+  const profile::Scope scope("rope");
   rotate(grad_qkv, cosines, sines, positions, shape, -1);
 }
 

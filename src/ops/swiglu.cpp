@@ -4,6 +4,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/fast.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -38,6 +39,7 @@ void backward(T* grad_gate_up, const T* grad_out, const T* gate_up, int64_t N, i
 }  // namespace
 
 void swiglu_forward(const at::Tensor& out, const at::Tensor& gate_up) {
+  const profile::Scope scope("swiglu forward");
   const int64_t N = rows_of(out), F = columns_of(out);
   for_dtype(out.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, N * F);
@@ -51,6 +53,7 @@ void swiglu_forward(const at::Tensor& out, const at::Tensor& gate_up) {
 
 void swiglu_backward(const at::Tensor& grad_gate_up, const at::Tensor& grad_out,
                      const at::Tensor& gate_up) {
+  const profile::Scope scope("swiglu backward");
   const int64_t N = rows_of(grad_out), F = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     T* dx = data_of<T>(grad_gate_up, N * 2 * F);

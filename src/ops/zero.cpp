@@ -5,6 +5,7 @@
 
 #include "ops/threads.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/profile.h"
 
 namespace train_sft::ops {
 namespace {
@@ -17,6 +18,7 @@ struct Bytes {
 }  // namespace
 
 void zero(const at::Tensor& tensor) {
+  const profile::Scope scope("zero gradients");
   TRAIN_SFT_CHECK(tensor.is_contiguous(), "tensor is not contiguous");
   constexpr size_t kPage = 4096, kWorthwhile = size_t{1} << 18;
   Bytes bytes{static_cast<char*>(tensor.data_ptr()), tensor.nbytes()};

@@ -84,6 +84,7 @@ Loop::Loop(Run& r)
     : run(r),
       reporter(r),
       hook(r.on_event),
+      profile(r.config().profile),
       prompts(sample_prompts(r)),
       checkpoint(r.start.checkpoint),
       saved_step(r.start.state ? r.state.step : -1) {}
@@ -109,7 +110,10 @@ void save(Loop& loop) {
 
 TrainingResult finish(Loop& loop, Ending ending) {
   save_and_say(loop, ending);
+  loop.profile.say();
   Json summary = summarise(loop, ending);
+  if (Json profile = loop.profile.json(); !profile.is_null())
+    summary["profile"] = std::move(profile);
   loop.page.finish(loop.run, summary);
   tell(loop, event_of(ending), summary);
   return {exit_code(ending), name_of(ending), std::move(summary)};

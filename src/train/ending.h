@@ -9,6 +9,7 @@
 #include "train/reporter.h"
 #include "train/run_card.h"
 #include "train/run_setup.h"
+#include "train/step_profile.h"
 #include "train_sft/train/trainer.h"
 
 namespace train_sft {
@@ -23,6 +24,7 @@ struct Loop {
   Reporter reporter;
   RunPage page;
   EventHook hook;                             // on_event
+  StepProfile profile;
   std::vector<std::vector<int32_t>> prompts;  // of samples
   std::string checkpoint;                     // the last one saved, or the one begun from
   int64_t saved_step;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "train_sft/base/log.h"
+#include "train_sft/base/profile.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/base/test_point.h"
 
@@ -24,22 +25,27 @@ struct Accumulated {
   bool interrupted = false;
 };
 
+Batch next_batch(const Run& run, int64_t turn) {
+  const profile::Scope scope("data");
+  const int64_t ranks = run.batch.ranks;
+  return make_batch(*run.train_rows, *run.order, static_cast<uint64_t>(run.state.data_step),
+                    turn / ranks, run.batch.batch_size, turn % ranks, ranks);
+}
+
 // Gradients and losses of all micro-batches as sums: one division at the end makes 1×8, 2×4 and 8×1
 // the same step, however unevenly tokens are learned.
 Accumulated accumulate(Run& run) {
   Accumulated total;
-  const auto data_step = static_cast<uint64_t>(run.state.data_step);
   run.parameters->zero_gradients();
-  const int64_t ranks = run.batch.ranks;  // of one process: worked off in turn
-  for (int64_t turn = 0; turn < run.batch.grad_accum * ranks; ++turn) {
+  // The ranks of one process are worked off in turn.
+  for (int64_t turn = 0; turn < run.batch.grad_accum * run.batch.ranks; ++turn) {
     if (turn > 0 && signals::stop_requested()) {
       total.interrupted = true;
       break;
     }
     test_point("micro_step");
     const auto begin = Clock::now();
-    const Batch batch = make_batch(*run.train_rows, *run.order, data_step, turn / ranks,
-                                   run.batch.batch_size, turn % ranks, ranks);
+    const Batch batch = next_batch(run, turn);
     total.data_wait_ms += ms_since(begin);
     if (batch.size() == 0) break;  // an epoch's last step is short
     const LossSums sums =

@@ -91,7 +91,7 @@ Ending run_loop(Loop& loop) {
   }
   while (run.state.step < run.schedule.max_iters) {
     if (signals::stop_requested()) return Ending::signal;
-    const StepOutcome outcome = take_step(run);  // data → forward, backward → clip, update
+    const StepOutcome outcome = loop.profile.take_step(run);  // data → forward, backward → clip, update
     if (outcome.interrupted) return Ending::signal;
     loop.reporter.step_done(outcome);
     run.examples->step_done(run);

@@ -3,6 +3,8 @@
 import json
 import subprocess
 
+import pytest
+
 from conftest import PROGRAM, metrics, read_jsonl, train_sft
 
 
@@ -65,3 +67,16 @@ def test_instructions_from_a_pretrained_model(tmp_path, text_file, chat_file):
     assert max(metrics(tmp_path / "checkpoints_instruct")) == 40
     assert list((tmp_path / "runs_instruct").rglob("events.out.tfevents.*"))
     assert [sample["step"] for sample in read_jsonl(tmp_path / "checkpoints_instruct" / "samples.jsonl")][:1] == [20]
+
+
+def test_a_profile_accounts_for_the_steps(tmp_path, text_file):
+    result = subprocess.run([PROGRAM, "--config", "smoke", "--data", text_file, "--n_embd", "128", "--profile", "--json"],
+                            cwd=tmp_path, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert result.returncode == 0, result.stderr
+    profile = json.loads(result.stdout)["profile"]
+    assert profile["steps"] == 39, "all but the first"
+    assert 0.8 < profile["accounted"] <= 1
+    assert profile["accounted"] == pytest.approx(sum(op["share"] for op in profile["ops"]))
+    calls = {op["name"]: op["calls"] for op in profile["ops"]}
+    assert calls["output layer and cross-entropy"] == 1 and calls["data"] == 1
+    assert "output layer and cross-entropy" in result.stderr

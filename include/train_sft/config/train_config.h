@@ -91,6 +91,7 @@ struct TrainConfig {
   int64_t histogram_interval = 0;  // TensorBoard, weights and gradients; 0: off
   std::string on_event;            // a shell command
   bool log_examples = false;    // examples.jsonl: the example ids of every step
+  bool profile = false;         // says at the end where the steps' time went
   bool json = false;
 
   // -- machine
