@@ -22,15 +22,27 @@ std::string ByteTokenizer::token_bytes(int32_t id) const {
 }
 
 int32_t ByteTokenizer::vocab_size() const {
+  const std::lock_guard lock(mutex_);
   return 258 + static_cast<int32_t>(specials_.size());
 }
 
 std::optional<int32_t> ByteTokenizer::special_id(std::string_view name) const {
+  const std::lock_guard lock(mutex_);
   const auto found = specials_.find(name);
   if (found != specials_.end()) return found->second;
-  const int32_t id = vocab_size();
+  const int32_t id = 258 + static_cast<int32_t>(specials_.size());
   specials_.emplace(name, id);
   return id;
+}
+
+std::string ByteTokenizer::special_name(int32_t id) const {
+  if (id == bos_id()) return "<s>";
+  if (id == eos_id()) return "</s>";
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, special] : specials_) {
+    if (special == id) return name;
+  }
+  return {};
 }
 
 void ByteTokenizer::save(const std::string&, const std::string&) const {

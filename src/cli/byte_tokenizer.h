@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <string>
 
 #include "train_sft/text/tokenizer.h"
@@ -16,6 +17,7 @@ class ByteTokenizer final : public Tokenizer {
   int32_t vocab_size() const override;
   // Any name is a special token here: data can be rendered with every template.
   std::optional<int32_t> special_id(std::string_view name) const override;
+  std::string special_name(int32_t id) const override;
   int32_t bos_id() const override { return 256; }
   int32_t eos_id() const override { return 257; }
   int32_t pad_id() const override { return -1; }
@@ -24,6 +26,7 @@ class ByteTokenizer final : public Tokenizer {
   void save(const std::string& directory, const std::string& jinja) const override;
 
  private:
+  mutable std::mutex mutex_;  // examples are rendered by several threads
   mutable std::map<std::string, int32_t, std::less<>> specials_;
 };
 

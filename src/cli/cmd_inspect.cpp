@@ -1,12 +1,11 @@
 #include <cmath>
 #include <cstdio>
 
-#include "cli/byte_tokenizer.h"
 #include "cli/commands.h"
+#include "cli/inspect_data.h"
 #include "cli/utf8_stream.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/progress.h"
-#include "train_sft/data/loader.h"
 #include "train_sft/model/parameters.h"
 #include "train_sft/train/checkpoint.h"
 
@@ -78,60 +77,6 @@ Json inspect_tokenizer(const std::string& path, int64_t show, bool quiet) {
   return json;
 }
 
-constexpr size_t kLongestShown = 100000;  // bytes; a text file is one example, whatever its size
-
-// An example's text with what is learned between ⟦ and ⟧.
-std::string marked(const Dataset& dataset, const Tokenizer& tokenizer, uint64_t example) {
-  std::string text;
-  bool open = false;
-  const uint64_t end = dataset.offsets[example + 1];
-  for (uint64_t i = dataset.offsets[example]; i < end && text.size() < kLongestShown; ++i) {
-    const bool learned = !dataset.weights.empty() && dataset.weights[i] > 0;
-    if (learned != open) text += learned ? "⟦" : "⟧";
-    open = learned;
-    text += tokenizer.token_bytes(dataset.tokens[i]);
-  }
-  return well_formed(text + (open ? "⟧" : ""));
-}
-
-Json inspect_data(const Invocation& invocation, const std::string& path) {
-  TrainConfig config = invocation.settings.config;
-  config.data = {path};
-  config.val_split = 0;
-  std::unique_ptr<Tokenizer> tokenizer;
-  if (config.tokenizer.empty()) {
-    tokenizer = std::make_unique<ByteTokenizer>();
-    // No run will ask for these tokens.
-    if (!invocation.settings.given("cache_dir")) config.cache_dir = "none";
-    // Bytes are several times as many as tokens: no limit, so that nothing is counted as cut.
-    if (!invocation.settings.given("block_size")) config.block_size = 1 << 24;
-  } else {
-    tokenizer = load_tokenizer(config.tokenizer);
-  }
-  const auto rendering = chat_template_for(config.chat_template, config.tokenizer);
-  DataSplit split = load_data(config, *tokenizer, *rendering);
-  Dataset& data = split.train;
-  if (!config.tokenizer.empty()) {
-    add_rows(data.report, RowTable(data, resolve_packing(config, data.is_text), config.block_size));
-  }
-  Json json{{"kind", "data"}, {"path", path}, {"tokenizer", tokenizer->kind()}};
-  json.update(to_json(data.report));
-  const uint64_t shown = std::min(static_cast<uint64_t>(invocation.integer("show")), data.size());
-  for (uint64_t example = 0; example < shown; ++example) {
-    json["shown"].push_back(marked(data, *tokenizer, example).substr(0, kLongestShown));
-  }
-  if (config.json) return json;
-  fmt::print(
-      "data {}{}\n{}", path,
-      config.tokenizer.empty() ? " (counted in bytes; --tokenizer PATH counts its tokens)" : "",
-      describe(data.report));
-  for (uint64_t example = 0; example < shown; ++example) {
-    fmt::print("\n-- {} (learned: between ⟦ and ⟧)\n{}\n", example,
-               json["shown"][example].get<std::string>());
-  }
-  return json;
-}
-
 Json inspect_cache(const std::string& path, bool quiet) {
   Json json{{"kind", "token cache"}};
   json.update(inspect_token_cache(path));
@@ -152,14 +97,21 @@ bool ends_with(const std::string& text, const std::string& end) {
 }
 
 Outcome run(const Invocation& invocation) {
-  if (invocation.positionals.size() != 1) {
+  std::vector<std::string> paths = invocation.positionals;
+  const auto& data = invocation.settings.config.data;
+  paths.insert(paths.end(), data.begin(), data.end());
+  if (paths.empty()) {
     throw UsageError(
-        "inspect takes one PATH: a checkpoint, a data file, a tokenizer or a token cache");
+        "inspect takes a PATH: a checkpoint, data files, a tokenizer or a token cache");
   }
-  const std::string& path = invocation.positionals[0];
+  const std::string& path = paths[0];
   const bool quiet = invocation.settings.config.json;
   const bool link = !read_link(path).empty();
-  if (!link && !path_exists(path)) throw DataError("{}: there is no such file or directory", path);
+  const bool there = link || path_exists(path);
+  if (paths.size() > 1 || !data.empty() || (!there && path.find('*') != std::string::npos)) {
+    return {ExitCode::ok, inspect_data(invocation, paths)};  // files may carry weights
+  }
+  if (!there) throw DataError("{}: there is no such file or directory", path);
   const bool directory = is_directory(path);
   const bool only_tokenizer =
       directory && holds_tokenizer(path) && !path_exists(join_path(path, "config.json"));
@@ -177,7 +129,7 @@ Outcome run(const Invocation& invocation) {
     const bool valid = json["valid"].get<bool>();
     return {valid ? ExitCode::ok : ExitCode::checkpoint, std::move(json)};
   }
-  return {ExitCode::ok, inspect_data(invocation, path)};
+  return {ExitCode::ok, inspect_data(invocation, paths)};
 }
 
 }  // namespace
@@ -185,17 +137,19 @@ Outcome run(const Invocation& invocation) {
 Command inspect_command() {
   Command command;
   command.name = "inspect";
-  command.arguments = "PATH";
-  command.summary = "Says what a checkpoint, a data file, a tokenizer or a token cache holds.";
+  command.arguments = "PATH...";
+  command.summary = "Says what a checkpoint, data files, a tokenizer or a token cache hold.";
   command.examples = {
       "train_sft inspect checkpoints/best_model",
       "train_sft inspect alpaca.json --tokenizer checkpoints/best_model --show 3",
+      "train_sft inspect a.jsonl \"b.jsonl*0.5\" --val_data held_out.jsonl --train_on last",
       "train_sft inspect tokenizer.model --show 300",
       "train_sft inspect .cache/train_sft/4f0c…",
   };
   command.own_options = {
       own_option("show", "int", 0, "Print this many examples or tokens", 0, 1e9)};
-  command.shared = {"data_format",   "field_map", "data_vars",   "train_on",
+  command.shared = {"data",          "val_data",  "val_split",   "val_split_by",
+                    "data_format",   "field_map", "data_vars",   "train_on",
                     "chat_template", "packing",   "overlong",    "tokenizer",
                     "block_size",    "cache_dir", "verify_data", "threads"};
   command.run = run;
