@@ -1,65 +1,14 @@
-#include <cmath>
 #include <cstdio>
 
 #include "cli/commands.h"
 #include "cli/exact_match.h"
 #include "cli/loaded_model.h"
-#include "train_sft/base/log.h"
-#include "train_sft/base/progress.h"
-#include "train_sft/base/signals.h"
-#include "train_sft/data/loader.h"
-#include "train_sft/model/engine.h"
+#include "cli/model_score.h"
+#include "cli/multiple_choice.h"
+#include "train_sft/data/eval_sets.h"
 
 namespace train_sft::cli {
 namespace {
-
-struct Score {
-  LossSums sums;
-  double bytes = 0;  // of the learned targets' texts
-
-  double loss() const { return sums.weight > 0 ? sums.loss / sums.weight : 0; }
-};
-
-Score score(const LoadedModel& model, const RowTable& rows, int64_t batch_size) {
-  std::vector<double> bytes_of(static_cast<size_t>(model.tokenizer->vocab_size()));
-  for (size_t id = 0; id < bytes_of.size(); ++id) {
-    bytes_of[id] =
-        static_cast<double>(model.tokenizer->token_bytes(static_cast<int32_t>(id)).size());
-  }
-  EngineOptions options;
-  options.max_tokens = batch_size * model.parameters->config().block_size;
-  Engine engine(*model.parameters, options);
-  Score total;
-  ProgressBar bar("evaluating", rows.size());
-  for (uint64_t first = 0; first < rows.size();) {
-    signals::throw_if_stopped();
-    const uint64_t count = std::min(static_cast<uint64_t>(batch_size), rows.size() - first);
-    const Batch batch = make_batch(rows, first, count);
-    const LossSums sums = engine.evaluate(batch);
-    total.sums.loss += sums.loss;
-    total.sums.weight += sums.weight;
-    total.sums.tokens += sums.tokens;
-    total.sums.correct += sums.correct;
-    for (const int32_t at : batch.learned) {
-      total.bytes += bytes_of[static_cast<size_t>(batch.targets[static_cast<size_t>(at)])];
-    }
-    first += count;
-    bar.update(first);
-  }
-  return total;
-}
-
-Json to_json(const Score& score, const DataReport& report) {
-  Json json;
-  json["loss"] = score.loss();
-  json["perplexity"] = std::exp(score.loss());
-  if (score.bytes > 0) json["bits_per_byte"] = score.sums.loss / std::log(2.0) / score.bytes;
-  json["token_accuracy"] = static_cast<double>(score.sums.correct) /
-                           static_cast<double>(std::max<int64_t>(1, score.sums.tokens));
-  json["scored_tokens"] = score.sums.tokens;
-  json["data"] = train_sft::to_json(report);
-  return json;
-}
 
 Json to_json(const ExactMatch& match) {
   const auto counted = [](const ExactMatch::Count& count) {
@@ -75,15 +24,17 @@ Json to_json(const ExactMatch& match) {
   return json;
 }
 
-void print(const Json& result, const ExactMatch& match) {
-  fmt::print("loss {:.4f}, perplexity {:.3f}", result["loss"].get<double>(),
-             result["perplexity"].get<double>());
-  if (result.contains("bits_per_byte")) {
-    fmt::print(", bits per byte {:.4f}", result["bits_per_byte"].get<double>());
+void print_score(const std::string& name, const Json& score) {
+  fmt::print("{}{}loss {:.4f}, perplexity {:.3f}", name, name.empty() ? "" : ": ",
+             score["loss"].get<double>(), score["perplexity"].get<double>());
+  if (score.contains("bits_per_byte")) {
+    fmt::print(", bits per byte {:.4f}", score["bits_per_byte"].get<double>());
   }
-  fmt::print(", {:.2f} % of {} tokens predicted\n", 100 * result["token_accuracy"].get<double>(),
-             result["scored_tokens"].get<int64_t>());
-  if (!result.contains("exact_match")) return;
+  fmt::print(", {:.2f} % of {} tokens predicted\n", 100 * score["token_accuracy"].get<double>(),
+             score["scored_tokens"].get<int64_t>());
+}
+
+void print(const ExactMatch& match) {
   for (const auto& answer : match.shown) {
     fmt::print("\n{}\n  expected: {}\n  got:      {}\n", answer.prompt, answer.expected,
                answer.got);
@@ -98,40 +49,94 @@ void print(const Json& result, const ExactMatch& match) {
     fmt::print("{} examples without a whole reply were left out\n", match.skipped);
 }
 
-Outcome run(const Invocation& invocation) {
-  const signals::ExitDeadline deadline;
-  if (invocation.settings.config.data.empty()) {
-    throw UsageError("no data given: add --data FILE, what to evaluate on");
+void print(const MultipleChoice& result) {
+  fmt::print(
+      "multiple choice: {} questions; right by probability {:.2f} %, a character's {:.2f} %, a "
+      "token's {:.2f} %\n",
+      result.questions, 100 * result.accuracy(result.right),
+      100 * result.accuracy(result.right_norm), 100 * result.accuracy(result.right_per_token));
+  if (result.cut > 0)
+    fmt::print("{} questions lost their beginning: they are longer than the model's context\n",
+               result.cut);
+}
+
+// The settings under which all sets are read, and what is asked of the model about them.
+struct Evaluation {
+  const Invocation& invocation;
+  TrainConfig config;
+  LoadedModel model;
+  Json result = Json::object();
+
+  bool quiet() const { return config.json; }
+  void data();
+  void named_sets();
+  void choices();
+};
+
+void Evaluation::data() {
+  DataSplit split = load_data(config, *model.tokenizer, *model.chat_template);
+  Dataset& data = split.train;
+  const RowTable rows(data, resolve_packing(config, data.is_text), config.block_size);
+  add_rows(data.report, rows);
+  result.update(to_json(score(model, rows, config.batch_size, "evaluating"), data.report));
+  if (!quiet()) print_score("", result);
+  const int64_t asked = invocation.integer("exact_match");
+  if (asked == 0) return;
+  ExactMatchOptions options;
+  options.most = asked < 0 ? data.size() : static_cast<uint64_t>(asked);
+  options.max_new_tokens = invocation.integer("max_new_tokens");
+  options.show = static_cast<uint64_t>(invocation.integer("show"));
+  std::vector<std::string> groups;
+  if (invocation.has("group_by")) {
+    groups = field_of_records(config.data, invocation.text("group_by"));
   }
-  const LoadedModel model = load_model(invocation);
+  const ExactMatch match = exact_match(model, data, groups, options);
+  result["exact_match"] = to_json(match);
+  if (!quiet()) print(match);
+}
+
+void Evaluation::named_sets() {
+  for (const auto& set : load_eval_sets(config, *model.tokenizer, *model.chat_template)) {
+    const ModelScore scored = score(model, set->rows, config.batch_size, set->name);
+    Json& json = result["sets"][set->name];
+    json = to_json(scored, set->data.report);
+    if (!quiet()) print_score(set->name, json);
+  }
+}
+
+void Evaluation::choices() {
+  if (!invocation.has("multiple_choice")) return;
+  const auto questions = read_questions(invocation.text("multiple_choice"));
+  const auto show = static_cast<uint64_t>(invocation.integer("show"));
+  const MultipleChoice scored = multiple_choice(model, questions, show);
+  result["multiple_choice"] = to_json(scored);
+  if (!quiet()) print(scored);
+}
+
+Outcome run(const Invocation& invocation) {
   TrainConfig config = invocation.settings.config;
+  if (config.data.empty() && config.eval_data.empty() && !invocation.has("multiple_choice")) {
+    throw UsageError(
+        "no data given: add --data FILE, what to evaluate on (or --eval_data NAME=FILE, "
+        "--multiple_choice FILE)");
+  }
+  if (config.data.empty() && invocation.integer("exact_match") != 0) {
+    throw UsageError("exact_match: add --data FILE with the examples to ask");
+  }
+  LoadedModel model = load_model(invocation);
   config.val_split = 0;
   const int64_t longest = model.parameters->config().block_size;
   if (!invocation.settings.given("block_size")) config.block_size = longest;
   if (config.block_size > longest) {
     throw UsageError("block_size: {} is more than the model's {}", config.block_size, longest);
   }
-  DataSplit data = load_data(config, *model.tokenizer, *model.chat_template);
-  const RowTable rows(data.train, resolve_packing(config, data.train.is_text), config.block_size);
-  add_rows(data.train.report, rows);
-
-  Json result = to_json(score(model, rows, config.batch_size), data.train.report);
-  result["checkpoint"] = model.directory;
-  ExactMatch match;
-  if (const int64_t asked = invocation.integer("exact_match"); asked != 0) {
-    ExactMatchOptions options;
-    options.most = asked < 0 ? data.train.size() : static_cast<uint64_t>(asked);
-    options.max_new_tokens = invocation.integer("max_new_tokens");
-    options.show = static_cast<uint64_t>(invocation.integer("show"));
-    std::vector<std::string> groups;
-    if (invocation.has("group_by")) {
-      groups = field_of_records(config.data, invocation.text("group_by"));
-    }
-    match = exact_match(model, data.train, groups, options);
-    result["exact_match"] = to_json(match);
-  }
-  if (!config.json) print(result, match);
-  return {ExitCode::ok, std::move(result)};
+  const std::string directory = model.directory;
+  Evaluation evaluation{invocation, std::move(config), std::move(model)};
+  if (!evaluation.config.data.empty()) evaluation.data();
+  evaluation.named_sets();
+  evaluation.choices();
+  evaluation.result["checkpoint"] = directory;
+  return {ExitCode::ok, std::move(evaluation.result)};
 }
 
 }  // namespace
@@ -139,12 +144,18 @@ Outcome run(const Invocation& invocation) {
 Command eval_command() {
   Command command;
   command.name = "eval";
-  command.summary = "Scores a model on data: loss, perplexity, bits per byte, exact answers.";
+  command.summary =
+      "Scores a model: loss, perplexity, bits per byte, exact answers, multiple choice.";
   command.examples = {
       "train_sft eval --checkpoint checkpoints/best_model --data held_out.txt",
       "train_sft eval --checkpoint checkpoints_instruct/best_model --data test.jsonl "
       "--exact_match 300 --group_by category",
+      "train_sft eval --checkpoint sft/best_model --eval_data base=stories.txt "
+      "--eval_data chats=held_out.jsonl --multiple_choice hellaswag.jsonl",
   };
+  Option choices = own_option("multiple_choice", "string", nullptr,
+                              "Questions in HellaSwag's form: ctx, endings, label");
+  choices.value_name = "PATH";
   command.own_options = {
       checkpoint_option(),
       own_option("exact_match", "int", 0,
@@ -153,11 +164,13 @@ Command eval_command() {
                  "A field of the records by which exact answers are counted"),
       own_option("max_new_tokens", "int", 64,
                  "An answer is cut when it runs on past its reference by this many tokens", 1, 1e9),
-      own_option("show", "int", 0, "Print the first answers", 0, 1e9),
+      std::move(choices),
+      own_option("show", "int", 0, "Print the first answers; scores of the first questions", 0,
+                 1e9),
   };
-  command.shared = {"data",        "data_format",   "field_map",  "data_vars",  "train_on",
-                    "packing",     "overlong",      "block_size", "batch_size", "cache_dir",
-                    "verify_data", "chat_template", "precision",  "threads"};
+  command.shared = {"data",      "eval_data",   "data_format",   "field_map",  "data_vars",
+                    "train_on",  "packing",     "overlong",      "block_size", "batch_size",
+                    "cache_dir", "verify_data", "chat_template", "precision",  "threads"};
   command.run = run;
   return command;
 }

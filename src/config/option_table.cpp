@@ -69,6 +69,8 @@ std::vector<Option> data_options() {
       path(row<&T::val_data>("val_data", {}, "Files to validate on, instead of a part of data")),
       between(row<&T::val_split>("val_split", {}, "Part of data kept for validation; 0: none"), 0,
               0.9),
+      path(row<&T::eval_data>("eval_data", {},
+                              "name=path: further sets, scored with each evaluation by name")),
       one_of(row<&T::val_split_by>("val_split_by", {},
                                    "Which part: by content hash, or the tail; auto: the tail of "
                                    "plain text, else by hash"),

@@ -88,8 +88,9 @@ Json cache_settings(const std::vector<DataSource>& sources, const Renderer& rend
   const TrainConfig& config = renderer.config;
   const bool stream = is_stream(sources, config);
   // Options of this group count unless it is known that the tokens do not depend on them.
-  std::vector<std::string> left_out = {"data",    "val_data", "tokenizer", "tokenizer_type",
-                                       "packing", "seed",     "cache_dir", "verify_data"};
+  std::vector<std::string> left_out = {"data",      "val_data",       "eval_data",
+                                       "tokenizer", "tokenizer_type", "packing",
+                                       "seed",      "cache_dir",      "verify_data"};
   if (stream) left_out.insert(left_out.end(), {"train_on", "chat_template", "overlong"});
   Json options = Json::object();
   for (const Option& option : option_table()) {

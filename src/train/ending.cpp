@@ -54,6 +54,10 @@ Json number_or_null(bool there, double value) {
 
 Json summarise(const Loop& loop, Ending ending) {
   const TrainState& state = loop.run.state;
+  const std::optional<double>& val_loss = loop.evaluation.val_loss;
+  Json eval = Json::object();
+  for (const auto& [name, loss] : loop.evaluation.set_losses)
+    eval[name] = number_or_null(std::isfinite(loss), loss);
   const bool trained = loop.reporter.tokens_per_s() > 0;
   return {{"stopped_by", name_of(ending)},
           {"step", state.step},
@@ -62,7 +66,8 @@ Json summarise(const Loop& loop, Ending ending) {
           {"tokens", state.tokens},
           {"examples", state.examples},
           {"loss", number_or_null(trained, loop.reporter.last_loss())},
-          {"val_loss", number_or_null(loop.val_loss.has_value(), loop.val_loss.value_or(0))},
+          {"val_loss", number_or_null(val_loss.has_value(), val_loss.value_or(0))},
+          {"eval", std::move(eval)},
           {"best_val_loss", number_or_null(state.best_step >= 0, state.best_val_loss)},
           {"best_step", state.best_step >= 0 ? Json(state.best_step) : Json()},
           {"skipped", state.skipped},

@@ -28,7 +28,7 @@ struct Loop {
   std::vector<std::vector<int32_t>> prompts;  // of samples
   std::string checkpoint;                     // the last one saved, or the one begun from
   int64_t saved_step;
-  std::optional<double> val_loss;  // the last one
+  EvaluationLosses evaluation;  // the last one
 };
 
 // Tells the person's own command (on_event): the event's name, run, step, and `more`.

@@ -3,13 +3,15 @@
 #include <cmath>
 #include <limits>
 
+#include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/base/test_point.h"
 
 namespace train_sft {
 
-std::optional<double> validation_loss(Run& run) {
-  const RowTable& rows = *run.validation_rows;
+namespace {
+
+std::optional<double> mean_loss(Run& run, const RowTable& rows) {
   const auto batch_size = static_cast<uint64_t>(run.batch.batch_size);
   uint64_t end = rows.size();
   if (run.config().eval_batches > 0)
@@ -24,6 +26,32 @@ std::optional<double> validation_loss(Run& run) {
     total.weight += sums.weight;
   }
   return total.weight > 0 ? total.loss / total.weight : std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace
+
+std::optional<EvaluationLosses> evaluate(Run& run) {
+  EvaluationLosses evaluation;
+  if (run.validation_rows) {
+    evaluation.val_loss = mean_loss(run, *run.validation_rows);
+    if (!evaluation.val_loss) return std::nullopt;
+  }
+  for (const auto& set : run.eval_sets) {
+    const std::optional<double> loss = mean_loss(run, set->rows);
+    if (!loss) return std::nullopt;
+    evaluation.set_losses.emplace_back(set->name, *loss);
+  }
+  return evaluation;
+}
+
+void log_eval_sets_at_start(Run& run) {
+  for (const auto& set : run.eval_sets) {
+    const std::optional<double> loss = mean_loss(run, set->rows);
+    if (!loss) return;
+    log::info("{} loss {:.4f}, perplexity {:.2f} before the first step ({} examples, {} tokens)",
+              set->name, *loss, std::exp(*loss), set->data.report.examples,
+              set->data.report.tokens);
+  }
 }
 
 bool note_validation(TrainState& state, double loss, double min_delta) {

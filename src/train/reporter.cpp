@@ -61,7 +61,7 @@ void Reporter::add_signs(StepMetrics& metrics) {
   metrics.signs = signs_.add(record_from_json(to_json(metrics)));
 }
 
-std::vector<Sign> Reporter::report(const StepOutcome& outcome, std::optional<double> val_loss) {
+std::vector<Sign> Reporter::report(const StepOutcome& outcome, const EvaluationLosses& evaluation) {
   const TrainState& state = run_.state;
   StepMetrics metrics;
   metrics.step = state.step;
@@ -77,7 +77,8 @@ std::vector<Sign> Reporter::report(const StepOutcome& outcome, std::optional<dou
   metrics.memory_bytes = resident_bytes();
   metrics.memory_limit_bytes = metrics.memory_bytes + available_memory_bytes();
   metrics.skipped = outcome.skipped;
-  metrics.val_loss = val_loss;
+  metrics.val_loss = evaluation.val_loss;
+  metrics.eval_losses = {evaluation.set_losses.begin(), evaluation.set_losses.end()};
   add_signs(metrics);
   run_.metrics->write(metrics);
 
@@ -88,9 +89,12 @@ std::vector<Sign> Reporter::report(const StepOutcome& outcome, std::optional<dou
       outcome.grad_norm, human_count(metrics.tokens_per_s), metrics.step_ms,
       human_duration(eta_seconds()));
   if (outcome.skipped) line += " | skipped";
-  if (val_loss)
-    line += fmt::format(" | val loss {:.4f}, perplexity {:.2f}{}", *val_loss, std::exp(*val_loss),
-                        state.best_step == state.step ? " (best)" : "");
+  if (evaluation.val_loss)
+    line +=
+        fmt::format(" | val loss {:.4f}, perplexity {:.2f}{}", *evaluation.val_loss,
+                    std::exp(*evaluation.val_loss), state.best_step == state.step ? " (best)" : "");
+  for (const auto& [name, loss] : evaluation.set_losses)
+    line += fmt::format(" | {} loss {:.4f}", name, loss);
   log::info("{}", line);
   for (const Sign& sign : metrics.signs) {
     if (sign.level == Sign::Level::warning)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "train/evaluate.h"
 #include "train/run_setup.h"
 #include "train/step.h"
 #include "train_sft/base/progress.h"
@@ -18,7 +19,7 @@ class Reporter {
   // After every step; moves the progress bar and adds up what the next record averages over.
   void step_done(const StepOutcome& outcome);
   // Writes the record and the line of the step just done; the signs seen at it.
-  std::vector<Sign> report(const StepOutcome& outcome, std::optional<double> val_loss);
+  std::vector<Sign> report(const StepOutcome& outcome, const EvaluationLosses& evaluation);
   double seconds() const;       // since the loop began
   double tokens_per_s() const;  // of the steps alone, in all
   double last_loss() const { return last_loss_; }

@@ -51,6 +51,7 @@ void prepare_data(Run& run) {
   if (run.data.validation.size() > 0) rows_of(run.data.validation, run.validation_rows);
   // Text shorter than a row: nothing to evaluate on.
   if (run.validation_rows && run.validation_rows->size() == 0) run.validation_rows.reset();
+  run.eval_sets = load_eval_sets(run.config(), *run.tokenizer, *run.chat_template);
   std::string& tensorboard_dir = run.settings.config.tensorboard_dir;
   if (tensorboard_dir.empty()) tensorboard_dir = is_text ? "runs" : "runs_instruct";
 }

@@ -11,6 +11,7 @@
 #include "train/start.h"
 #include "train_sft/base/file.h"
 #include "train_sft/config/run_shape.h"
+#include "train_sft/data/eval_sets.h"
 #include "train_sft/data/loader.h"
 #include "train_sft/model/engine.h"
 #include "train_sft/train/checkpoint.h"
@@ -31,6 +32,7 @@ struct Run {
   std::unique_ptr<ChatTemplate> chat_template;
   DataSplit data;
   std::optional<RowTable> train_rows, validation_rows;  // refer to data
+  std::vector<std::unique_ptr<EvalSet>> eval_sets;
   std::optional<RowOrder> order;
 
   BatchShape batch;
@@ -44,7 +46,7 @@ struct Run {
   TrainState state;
 
   const TrainConfig& config() const { return settings.config; }
-  bool evaluates() const;  // has something to evaluate on, and an interval
+  bool evaluates() const;  // has validation data, and an interval
   double epoch() const;    // passes over the data so far
 };
 

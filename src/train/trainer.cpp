@@ -32,7 +32,8 @@ Due what_is_due(const Run& run) {
   const int64_t step = run.state.step;
   const bool last = step >= run.schedule.max_iters;
   Due due;
-  due.evaluate = run.evaluates() && (is_due(step, config.eval_interval) || last);
+  const bool evaluates = run.evaluates() || (!run.eval_sets.empty() && config.eval_interval > 0);
+  due.evaluate = evaluates && (is_due(step, config.eval_interval) || last);
   due.log = is_due(step, config.log_interval) || step == 1 || last || due.evaluate;
   due.sample = is_due(step, config.sample_interval);
   return due;
@@ -58,18 +59,19 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   Run& run = loop.run;
   const Due due = what_is_due(run);
   bool improved = false;
+  EvaluationLosses evaluation;
   if (due.evaluate) {
-    const std::optional<double> val_loss = validation_loss(run);
-    if (!val_loss) {  // stopped within: a resume begins with this evaluation
+    auto evaluated = evaluate(run);
+    if (!evaluated) {  // stopped within: a resume begins with this evaluation
       run.state.unreported = to_json(outcome);
       return Ending::signal;
     }
-    loop.val_loss = val_loss;
-    improved = note_validation(run.state, *val_loss, run.config().min_delta);
+    loop.evaluation = evaluation = std::move(*evaluated);
+    if (evaluation.val_loss)
+      improved = note_validation(run.state, *evaluation.val_loss, run.config().min_delta);
   }
   if (due.log || outcome.skipped)
-    for (const Sign& sign :
-         loop.reporter.report(outcome, due.evaluate ? loop.val_loss : std::nullopt))
+    for (const Sign& sign : loop.reporter.report(outcome, evaluation))
       tell(loop, "sign", to_json(sign));
   write_histograms(run, outcome);
   if (due.evaluate) loop.page.update(run);
@@ -78,7 +80,7 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
 
   const bool asked = signals::take_save_request();
   if (asked || improved || save_is_due(run, due.evaluate)) save(loop);
-  if (due.evaluate && out_of_patience(run)) return Ending::early_stop;
+  if (evaluation.val_loss && out_of_patience(run)) return Ending::early_stop;
   return std::nullopt;
 }
 
@@ -105,6 +107,7 @@ Ending run_loop(Loop& loop) {
 TrainingResult train(const Settings& settings) {
   const LogFileScope log_file;
   const std::unique_ptr<Run> run = set_up_run(settings);
+  if (run->state.step == 0) log_eval_sets_at_start(*run);
   Loop loop(*run);
   if (run->state.step >= run->schedule.max_iters)
     log::info("all {} steps are done; to go on: --resume auto --extend_steps N", run->state.step);

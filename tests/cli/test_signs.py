@@ -109,6 +109,22 @@ def test_plateau_with_and_without_validation(folder):
     assert "training_plateau" in signs(out)
 
 
+def test_forgetting_of_what_the_base_knew(folder):
+    """Verse is learned first, then noise in some of its letters: the validation of what is trained falls, verse rises."""
+    short = ["--eval_interval", 10, "--eval_batches", 4, "--learning_rate", 3e-3, "--eval_data", "verse=verse.txt"]
+    base, _ = trained(folder, "--data", "verse.txt", *short, "--max_iters", 60, name="knows")
+    assert "forgetting" not in signs(base)
+    tuned = ["--pretrained_model", "knows/best_model", "--max_iters", 60, *short]
+    out, log = trained(folder, "--data", "noise.txt", *tuned, name="forgets")
+    known = metrics(base)[60]["eval_losses"]["verse"]
+    assert f"verse loss {known:.4f}" in log.split("step 1/60")[0], "what is known is said before the first step"
+    sign = signs(out)["forgetting"]
+    assert "'verse' rose from" in sign["evidence"] and "while validation fell" in sign["evidence"]
+    assert metrics(out)[sign["step"]]["eval_losses"]["verse"] > 1.02 * known
+    out, _ = trained(folder, "--data", "noise.txt", "--data", "verse.txt", *tuned, name="remembers")
+    assert "forgetting" not in signs(out), "some of the old data mixed in, as the advice says"
+
+
 def test_throughput_that_drops(folder):
     """The process is stopped four fifths of the time once it has shown its speed."""
     metrics_file = folder / "slow" / "metrics.jsonl"

@@ -18,6 +18,7 @@ struct TrainConfig {
   std::vector<std::string> data;       // files; each may carry a weight: "path*2.5"
   std::vector<std::string> val_data;   // empty: val_split of data
   double val_split = 0.05;             // 0: no validation
+  std::vector<std::string> eval_data;  // name=path: sets scored beside the validation data
   std::string val_split_by =
       "auto";  // hash (of the content), tail; auto: tail for plain text, else hash
   // auto, text, alpaca, prompt_completion, messages, sharegpt, token_bin

@@ -139,7 +139,7 @@ TEST_F(ResumeTest, AStopDuringAnEvaluationIsMadeUpFor) {
     }
     signals::install();
     std::raise(SIGTERM);
-    EXPECT_FALSE(validation_loss(*run).has_value());
+    EXPECT_FALSE(evaluate(*run).has_value());
     EXPECT_EQ(finish(loop, Ending::signal).code, ExitCode::terminated);
     signals::clear_stop();
   }

@@ -143,7 +143,7 @@ TEST_F(TrainerTest, ValidationLossDoesNotDependOnTheBatchSize) {
     Settings settings = tiny();
     set(settings, "batch_size", batch_size);
     set(settings, "out_dir", fmt::format("out{}", batch_size));
-    losses.push_back(validation_loss(*set_up_run(settings)).value());
+    losses.push_back(evaluate(*set_up_run(settings)).value().val_loss.value());
   }
   EXPECT_NEAR(losses[1], losses[0], 1e-6);
   EXPECT_NEAR(losses[2], losses[0], 1e-6);
