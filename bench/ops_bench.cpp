@@ -58,6 +58,17 @@ void linear(benchmark::State& state, const Model& model, at::ScalarType dtype, i
   flops(state, 6.0 * N * I * O);
 }
 
+// One token, as in decoding: what counts is how fast the weight is read.
+void one_row(benchmark::State& state, const Model& model, at::ScalarType dtype,
+             WeightLayout layout) {
+  const int64_t I = model.width, O = model.vocab;
+  const bool in_out = layout == WeightLayout::in_out;
+  const at::Tensor x = filled({1, I}, dtype), y = filled({1, O}, dtype);
+  const at::Tensor w = filled(in_out ? std::vector{I, O} : std::vector{O, I}, dtype);
+  for (auto _ : state) linear_forward(y, x, w, {}, layout);
+  bytes(state, w.nbytes());
+}
+
 void attention(benchmark::State& state, const Model& model, at::ScalarType dtype, bool backward) {
   const AttentionShape shape{model.heads, model.heads, model.width / model.heads};
   const int64_t N = model.tokens();
@@ -168,6 +179,8 @@ void register_all() {
       on("linear_1x", linear, 1);
       on("linear_3x", linear, 3);
       on("linear_4x", linear, 4);
+      on("one_row_in_out", one_row, WeightLayout::in_out);
+      on("one_row_out_in", one_row, WeightLayout::out_in);
       on("attention_forward", attention, false);
       on("attention_backward", attention, true);
       on("layer_norm_forward", layer_norm, false);

@@ -29,18 +29,30 @@ struct Skinny {
     store(to, x, n);
   }
 
-  // b [K, N]: columns [begin, end), four vectors of them at a time.
+  // b [K, N]: columns [begin, end), some vectors of them at a time: of one row of bfloat16 twice as
+  // many, so that as many bytes of b's rows are read together.
   template <int MR>
   void straight(int64_t begin, int64_t end) const {
-    constexpr int kVecs = 4;
     int64_t column = begin;
-    for (; column + kVecs * Vec::width <= end; column += kVecs * Vec::width) {
+    if constexpr (MR == 1 && sizeof(T) == 2) column = column_sums<MR, 8>(column, end);
+    column = column_sums<MR, 4>(column, end);
+    column_sums<MR, 1>(column, end);
+  }
+
+  // All that can be done of [column, end) with kVecs whole vectors, or to the end with one; where
+  // it stopped.
+  template <int MR, int kVecs>
+  TRAIN_SFT_INLINE int64_t column_sums(int64_t column, int64_t end) const {
+    while (column < end) {
+      const int64_t left = end - column;
+      if (kVecs > 1 && left < kVecs * Vec::width) break;
+      const int64_t n = kVecs == 1 && left < Vec::width ? left : 0;  // of a cut vector
       Tile<MR, kVecs> tile;
       tile.clear();
       for (int64_t k = 0; k < K; ++k) {
         const T* row = b + k * b_stride + column;
         unrolled<kVecs>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
-          const Vec y = Vec::load(row + j * Vec::width);
+          const Vec y = load(row + j * Vec::width, n);
           unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
             tile.acc[i][j] = fma(Vec::all(widen1(a[i * a_stride + k])), y, tile.acc[i][j]);
           });
@@ -48,20 +60,12 @@ struct Skinny {
       }
       unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
         unrolled<kVecs>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
-          take(i, column + j * Vec::width, tile.acc[i][j], 0);
+          take(i, column + j * Vec::width, tile.acc[i][j], n);
         });
       });
+      column += n > 0 ? n : kVecs * Vec::width;
     }
-    for_lanes(end - column, [&](int64_t at, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
-      for (int64_t i = 0; i < MR; ++i) {
-        Vec sum = Vec::zero();
-        for (int64_t k = 0; k < K; ++k) {
-          const Vec y = load(b + k * b_stride + column + at, n);
-          sum = fma(Vec::all(widen1(a[i * a_stride + k])), y, sum);
-        }
-        take(i, column + at, sum, n);
-      }
-    });
+    return column;
   }
 
   // bᵀ [N, K]: a column of the result is a dot product with a row.
@@ -100,7 +104,8 @@ void gemm_skinny(Out* out, int64_t stride, simd::GemmShape shape, simd::GemmOper
                  simd::GemmOperand<T> b, const float* bias, bool accumulate) {
   const Skinny<T, Out> product{out,      stride, a.data,  a.stride,  b.data,
                                b.stride, bias,   shape.K, accumulate};
-  parallel_shares(shape.N, 4 * Vec::width, threads_for(shape.N * shape.K),
+  const int64_t grain = b.transposed ? 4 : 4 * Vec::width;
+  parallel_shares(shape.N, grain, threads_for(shape.N * shape.K),
                   [&](int64_t begin, int64_t end, int64_t) {
                     with_rows<kSkinnyRows>(shape.M, [&]<int MR>() {
                       if (b.transposed) {
