@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "bench"
@@ -39,6 +40,14 @@ def run(command, **more):
     return out, usage.ru_maxrss * 1024
 
 
+def summary(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def spread(found, digits=2):
+    return f"{found['median']:.{digits}f} ({found['min']:.{digits}f}–{found['max']:.{digits}f})"
+
+
 class Series:
     """Rates (tokens/s or examples/s) of the rounds, and the largest peak memory."""
 
@@ -50,8 +59,7 @@ class Series:
         self.peak = max(self.peak, peak)
 
     def summary(self):
-        return {"median": statistics.median(self.rates), "min": min(self.rates), "max": max(self.rates),
-                "rounds": len(self.rates), "peak_bytes": self.peak}
+        return {**summary(self.rates), "rounds": len(self.rates), "peak_bytes": self.peak}
 
 
 class Bench:
@@ -116,6 +124,57 @@ class Bench:
                     rooflines[precision] = found
         return rooflines
 
+    # -- evaluation against training, and the time from the program's start to its first step
+    def evaluation(self, name):
+        layers, heads, width, vocabulary, length, rows, warm, steps = MODELS[name]
+        part = self.folder / "part.txt"
+        part.write_text(pathlib.Path(self.a.text).read_text(encoding="utf-8")[:4 * rows * length], encoding="utf-8")
+        shape = ["--tokenizer", "tokenizer", "--vocab_size", vocabulary, "--n_layer", layers, "--n_head", heads, "--n_embd",
+                 width, "--block_size", length, "--batch_size", rows, "--val_split", 0, "--log_interval", 1, "--threads",
+                 self.a.threads, "--json"]
+        ratios, starts = [], []
+        for number in range(self.a.rounds):
+            run([self.program, "--data", self.a.text, *shape, "--max_iters", warm + steps, "--out_dir", "run"],
+                cwd=self.folder)
+            trained = rows * length / statistics.median(m["step_ms"] for m in self.steps_of("run", warm)) * 1e3
+            out, _ = run([self.program, "eval", "--checkpoint", "run/latest", "--data", part, "--batch_size", rows, "--threads",
+                          self.a.threads, "--json"], cwd=self.folder)
+            ratios.append(json.loads(out)["tokens_per_s"] / trained)
+            subprocess.run(["rm", "-rf", self.folder / "run"], check=True)
+            starts.append(self.start_up([self.program, "--data", self.a.text, *shape, "--max_iters", 1, "--out_dir", "run"]))
+        return {"evaluation_per_training": summary(ratios), "start_up_s": summary(starts)}
+
+    # Until the first line of metrics.jsonl, less that step's own time.
+    def start_up(self, command):
+        log = self.folder / "run" / "metrics.jsonl"
+        begin = time.perf_counter()
+        process = subprocess.Popen([str(part) for part in command], cwd=self.folder, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (log.exists() and log.read_text().endswith("\n")):
+            time.sleep(0.002)
+        waited = time.perf_counter() - begin
+        process.wait()
+        step_ms = json.loads(log.read_text().splitlines()[0])["step_ms"]
+        subprocess.run(["rm", "-rf", self.folder / "run"], check=True)
+        return waited - step_ms / 1e3
+
+    # -- one token at a time: what of the memory's bandwidth its weights use
+    def decoding(self):
+        weights = (pathlib.Path(self.a.model) / "model.safetensors").stat().st_size
+        result = {}
+        for precision, size in (("fp32", weights), ("bf16", weights / 2)):
+            shares = []
+            for number in range(self.a.rounds):
+                out, _ = run([self.program, "generate", "--checkpoint", self.a.model, "--prompt", "Once upon a time", "--seed",
+                              3 + number, "--max_new_tokens", 100, "--precision", precision, "--threads", self.a.threads,
+                              "--json"], cwd=self.folder)
+                read = json.loads(out)["tokens_per_s"] * size / 1e9
+                out, _ = run([ROOT / "build" / "bench" / "roofline", "--bandwidth_only", "--threads", self.a.threads])
+                shares.append(read / json.loads(out)["bandwidth_gb_s"])
+                print(f"decoding {precision}: {read:.1f} GB/s, {100 * shares[-1]:.0f} %", file=sys.stderr, flush=True)
+            result[precision] = summary(shares)
+        return result
+
     # -- supervised fine-tuning of SmolLM2-135M's shape
     def sft(self):
         row, steps, rows = "SFT 135M", self.a.sft_steps, 8
@@ -176,6 +235,11 @@ def print_table(result):
             print(f"| {row} | {who} | {rate} | {of_roof} | {against} | {memory} |")
     if "sft_losses" in result:
         print("\nFirst loss of the same 8 examples:", ", ".join(f"{k} {v:.5f}" for k, v in result["sft_losses"].items()))
+    for precision, found in result.get("decoding_per_bandwidth", {}).items():
+        print(f"Decoding of SmolLM2-135M, {precision}: weights read per second / bandwidth {spread(found)}")
+    for name, found in result.get("evaluation", {}).items():
+        print(f"{name}: evaluation / training, tokens per second {spread(found['evaluation_per_training'])}; "
+              f"start to first step {spread(found['start_up_s'])} s")
 
 
 def main():
@@ -197,6 +261,10 @@ def main():
     result["products"] = {name: bench.pretraining(name) for name in arguments.models.split(",") if name}
     if arguments.model and arguments.alpaca:
         result["sft_losses"] = bench.sft()
+        result["decoding_per_bandwidth"] = bench.decoding()
+    for name in ("124M", "4 x 128"):
+        if name in arguments.models:
+            result.setdefault("evaluation", {})[name] = bench.evaluation(name)
     result["rows"] = bench.table()
     if arguments.out:
         pathlib.Path(arguments.out).write_text(json.dumps(result, indent=1), encoding="utf-8")

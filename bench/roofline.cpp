@@ -274,8 +274,15 @@ int main(int argc, char** argv) {
   app.add_option("--length", shape.length, "Tokens a row");
   app.add_option("--precision", shape.precision)->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--threads", shape.threads);
+  bool bandwidth_only = false;
+  app.add_flag("--bandwidth_only", bandwidth_only, "Measure nothing else");
   CLI11_PARSE(app, argc, argv);
   at::set_num_threads(shape.threads);
+  if (bandwidth_only) {
+    const train_sft::Json found{{"bandwidth_gb_s", bandwidth(shape.threads) * 1e-9}};
+    std::printf("%s\n", found.dump(2).c_str());
+    return 0;
+  }
   std::vector<Timed> all;
   const int64_t C = shape.n_embd;
   add_linear(all, "q, k, v", shape, C, 3 * C, shape.n_layer, WeightLayout::in_out);

@@ -79,6 +79,7 @@ ChatSession::Reply ChatSession::say(const std::string& message,
   Utf8Stream stream;
   std::string bytes;
   const auto on_token = [&](int32_t id) {
+    reply.rate.token();
     const std::string token = model_.tokenizer->token_bytes(id);
     bytes += token;
     on_text(stream.push(token));

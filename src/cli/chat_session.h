@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/loaded_model.h"
+#include "cli/token_rate.h"
 
 namespace train_sft::cli {
 
@@ -17,6 +18,7 @@ class ChatSession {
     std::string text;
     size_t prompt_tokens = 0;  // of the whole conversation as the model read it
     size_t new_tokens = 0;
+    TokenRate rate;
     size_t forgotten = 0;  // oldest messages left out for want of room
   };
   // Adds the user's message, generates, adds the reply. `on_text` gets whole characters as they

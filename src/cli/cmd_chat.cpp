@@ -71,6 +71,7 @@ Outcome one_shot(const Invocation& invocation, const LoadedModel& model, ChatSes
            {"reply", reply.text},
            {"prompt_tokens", reply.prompt_tokens},
            {"new_tokens", reply.new_tokens},
+           {"tokens_per_s", reply.rate.per_second()},
            {"checkpoint", model.directory}}};
 }
 

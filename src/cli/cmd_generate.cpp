@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
+#include "cli/token_rate.h"
 #include "cli/utf8_stream.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
@@ -36,7 +37,9 @@ Outcome run(const Invocation& invocation) {
   Utf8Stream stream;
   std::string text;
   if (!json) show(prompt);
+  TokenRate rate;
   const auto on_token = [&](int32_t id) {
+    rate.token();
     const std::string bytes = model.tokenizer->token_bytes(id);
     text += bytes;
     if (!json) show(stream.push(bytes));
@@ -50,6 +53,7 @@ Outcome run(const Invocation& invocation) {
            {"text", well_formed(text)},
            {"prompt_tokens", ids.size()},
            {"new_tokens", generated.size()},
+           {"tokens_per_s", rate.per_second()},
            {"seed", options.seed},
            {"checkpoint", model.directory}}};
 }

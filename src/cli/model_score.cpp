@@ -1,5 +1,6 @@
 #include "cli/model_score.h"
 
+#include <chrono>
 #include <cmath>
 
 #include "train_sft/base/progress.h"
@@ -26,6 +27,7 @@ ModelScore score(const LoadedModel& model, const RowTable& rows, int64_t batch_s
   Engine engine(*model.parameters, options);
   ModelScore total;
   ProgressBar bar(label, rows.size());
+  const auto begin = std::chrono::steady_clock::now();
   for (uint64_t first = 0; first < rows.size();) {
     signals::throw_if_stopped();
     const uint64_t count = std::min(static_cast<uint64_t>(batch_size), rows.size() - first);
@@ -40,9 +42,12 @@ ModelScore score(const LoadedModel& model, const RowTable& rows, int64_t batch_s
       const double weight = batch.weights.empty() ? 1.0 : batch.weights[i];
       total.bytes += weight * bytes_of[static_cast<size_t>(batch.targets[at])];
     }
+    total.tokens += batch.size();
     first += count;
     bar.update(first);
   }
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+  total.seconds = spent.count();
   return total;
 }
 
@@ -54,6 +59,7 @@ Json to_json(const ModelScore& score, const DataReport& report) {
   json["token_accuracy"] = static_cast<double>(score.sums.correct) /
                            static_cast<double>(std::max<int64_t>(1, score.sums.tokens));
   json["scored_tokens"] = score.sums.tokens;
+  if (score.seconds > 0) json["tokens_per_s"] = static_cast<double>(score.tokens) / score.seconds;
   json["data"] = train_sft::to_json(report);
   return json;
 }

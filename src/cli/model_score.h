@@ -10,7 +10,9 @@ namespace train_sft::cli {
 
 struct ModelScore {
   LossSums sums;
-  double bytes = 0;  // of the learned targets' texts, weighted as their losses are
+  double bytes = 0;    // of the learned targets' texts, weighted as their losses are
+  int64_t tokens = 0;  // read, learned or not
+  double seconds = 0;
 
   double loss() const { return sums.weight > 0 ? sums.loss / sums.weight : 0; }
 };
@@ -20,7 +22,7 @@ ModelScore score(const LoadedModel& model, const RowTable& rows, int64_t batch_s
                  const std::string& label);
 
 // loss (nats a token), perplexity, bits_per_byte (of text; special tokens have none),
-// token_accuracy, scored_tokens, and the report of the data.
+// token_accuracy, scored_tokens, tokens_per_s (of all that were read), and the report of the data.
 Json to_json(const ModelScore& score, const DataReport& report);
 
 }  // namespace train_sft::cli

@@ -80,3 +80,15 @@ def test_a_profile_accounts_for_the_steps(tmp_path, text_file):
     calls = {op["name"]: op["calls"] for op in profile["ops"]}
     assert calls["output layer and cross-entropy"] == 1 and calls["data"] == 1
     assert "output layer and cross-entropy" in result.stderr
+
+
+def test_generate_and_eval_say_their_speed(tmp_path, text_file):
+    train_sft("--config", "smoke", "--data", text_file, cwd=tmp_path)
+
+    def result(*command):
+        return json.loads(subprocess.run([PROGRAM, *command, "--checkpoint", "checkpoints", "--json"], cwd=tmp_path, check=True,
+                                         capture_output=True, stdin=subprocess.DEVNULL, timeout=60).stdout)
+    generated = result("generate", "--prompt", "a", "--max_new_tokens", "8", "--seed", "1")
+    assert (generated["tokens_per_s"] or 0) > 0 or generated["new_tokens"] < 2
+    evaluated = result("eval", "--data", str(text_file))
+    assert evaluated["tokens_per_s"] > 0
