@@ -134,7 +134,7 @@ TEST_F(ResumeTest, AStopDuringAnEvaluationIsMadeUpFor) {
     for (int step = 1; step <= 4; ++step) {
       const StepOutcome outcome = take_step(*run);
       loop.reporter.step_done(outcome);
-      if (step < 4) loop.reporter.report(outcome, std::nullopt);
+      if (step < 4) loop.reporter.report(outcome, {});
       if (step == 4) run->state.unreported = to_json(outcome);
     }
     signals::install();
