@@ -180,6 +180,17 @@ std::vector<Option> optimizer_options() {
       between(row<&T::max_bad_steps>("max_bad_steps", {},
                                      "Non-finite steps in a row after which the run ends (code 6)"),
               1, 1e9),
+      one_of(row<&T::on_divergence>(
+                 "on_divergence", {},
+                 "What happens then: stop, or rollback to the last good checkpoint and half the "
+                 "learning rate, three times at most"),
+             {"stop", "rollback"}),
+      between(
+          row<&T::skip_spikes>("skip_spikes", {},
+                               "Skip updates whose loss or gradient norm stands so many standard "
+                               "deviations above the last 100 steps; 0: spikes are only "
+                               "reported"),
+          0, 1000),
   };
 }
 
@@ -267,9 +278,9 @@ std::vector<Option> run_options() {
                   "Steps between TensorBoard histograms of weights and gradients; 0: off"),
               0, 1e15),
       row<&T::on_event>("on_event", {},
-                        "Shell command run at each event (checkpoint, sign, early_stop, diverged, "
-                        "stopped, finished), with its JSON on stdin and in TRAIN_SFT_EVENT; on the "
-                        "command line only"),
+                        "Shell command run at each event (checkpoint, sign, rollback, early_stop, "
+                        "diverged, stopped, finished), with its JSON on stdin and in "
+                        "TRAIN_SFT_EVENT; on the command line only"),
       derived(path(row<&T::log_file>("log_file", {}, "The run's log")), "training.log in out_dir"),
       row<&T::log_examples>("log_examples", {},
                             "Write the example ids of every step to examples.jsonl"),

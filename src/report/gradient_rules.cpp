@@ -54,8 +54,8 @@ std::optional<Finding> loss_spike(const History& history) {
   if (now.spikes <= before.spikes) return std::nullopt;
   return Finding{
       before.step + 1,
-      fmt::format("{} of steps {} to {} stood far above those before in loss or gradient "
-                  "norm; {} in the run so far",
+      fmt::format("the loss of {} of steps {} to {} stood far above those before; {} in the run so "
+                  "far",
                   now.spikes - before.spikes, before.step + 1, now.step, now.spikes),
       "One or two are common and pass. If they repeat: lower learning_rate or beta2, set "
       "--skip_spikes, or look at the examples of those steps (--log_examples)."};

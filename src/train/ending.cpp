@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "train/samples.h"
+#include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 
@@ -36,12 +37,13 @@ ExitCode exit_code(Ending ending) {
 // Nothing of a diverged run is saved: its last good checkpoint is the one to go on from.
 void save_and_say(Loop& loop, Ending ending) {
   if (ending == Ending::diverged) {
-    log::error(
-        "{} steps in a row had a loss or gradient that is not finite: training has diverged. "
-        "{}; lower learning_rate or grad_clip",
-        loop.run.state.bad_steps,
-        loop.checkpoint.empty() ? "No checkpoint was saved before"
-                                : "The last checkpoint " + loop.checkpoint + " is intact");
+    log::error("training has diverged: {}. {}; lower learning_rate or grad_clip",
+               loop.run.state.bad_steps > 0
+                   ? fmt::format("{} steps in a row had a loss or gradient that is not finite",
+                                 loop.run.state.bad_steps)
+                   : "the weights are not finite",
+               loop.checkpoint.empty() ? "No checkpoint was saved before"
+                                       : "The last checkpoint " + loop.checkpoint + " is intact");
     return;
   }
   if (loop.saved_step != loop.run.state.step) save(loop);
@@ -94,7 +96,7 @@ Loop::Loop(Run& r)
       checkpoint(r.start.checkpoint),
       saved_step(r.start.state ? r.state.step : -1) {}
 
-void save(Loop& loop) {
+bool save(Loop& loop) try {
   Run& run = loop.run;
   run.metrics->sync();  // what the checkpoint counts must be as durable as the checkpoint
   run.examples->sync();
@@ -111,6 +113,10 @@ void save(Loop& loop) {
   apply_retention(run.out_dir, run.config().keep, run.config().keep_optimizer);
   log::info("saved {}{}", loop.checkpoint, is_best ? " (best)" : "");
   tell(loop, "checkpoint", {{"checkpoint", loop.checkpoint}, {"is_best", is_best}});
+  return true;
+} catch (const DivergedError& error) {
+  log::error("{}", error.what());
+  return false;
 }
 
 TrainingResult finish(Loop& loop, Ending ending) {

@@ -33,8 +33,9 @@ struct Loop {
 
 // Tells the person's own command (on_event): the event's name, run, step, and `more`.
 void tell(Loop& loop, const char* event, const Json& more);
-// Saves run.state.step, moves the links, thins older checkpoints.
-void save(Loop& loop);
+// Saves run.state.step, moves the links, thins older checkpoints. False when the weights are not
+// finite: those are not saved.
+bool save(Loop& loop);
 // Saves what is not saved yet, unless the run diverged, and says how it ended.
 TrainingResult finish(Loop& loop, Ending ending);
 

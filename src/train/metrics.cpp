@@ -65,7 +65,8 @@ Json to_json(const StepMetrics& metrics) {
                {"data_wait_ms", metrics.data_wait_ms},
                {"memory_bytes", metrics.memory_bytes},
                {"memory_limit_bytes", metrics.memory_limit_bytes},
-               {"skipped", metrics.skipped}};
+               {"skipped", metrics.skipped},
+               {"spikes", metrics.spikes}};
   if (metrics.val_loss) {
     json["val_loss"] = number(*metrics.val_loss);
     json["val_ppl"] = number(std::exp(*metrics.val_loss));

@@ -31,36 +31,43 @@ AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
 }
 
 AdamW::Result AdamW::step(double lr, double denominator) {
-  TRAIN_SFT_CHECK(denominator > 0, "a step with denominator {}", denominator);
   Result result;
-  result.grad_norm = std::sqrt(ops::sum_of_squares(parameters_.gradients())) / denominator;
+  result.grad_norm = grad_norm(denominator);
   if (!std::isfinite(result.grad_norm)) return result;
+  update(lr, denominator, result.grad_norm);
+  result.applied = true;
+  return result;
+}
 
+double AdamW::grad_norm(double denominator) const {
+  TRAIN_SFT_CHECK(denominator > 0, "a step with denominator {}", denominator);
+  return std::sqrt(ops::sum_of_squares(parameters_.gradients())) / denominator;
+}
+
+void AdamW::update(double lr, double denominator, double grad_norm) {
   double clip = 1.0;
   if (options_.grad_clip > 0)  // as torch.nn.utils.clip_grad_norm_
-    clip = std::min(1.0, options_.grad_clip / (result.grad_norm + 1e-6));
+    clip = std::min(1.0, options_.grad_clip / (grad_norm + 1e-6));
   ++t;
-  ops::AdamWStep update;
-  update.lr = lr;
-  update.beta1 = options_.beta1;
-  update.beta2 = options_.beta2;
-  update.eps = options_.eps;
-  update.bias_correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(t));
-  update.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
-  update.grad_scale = clip / denominator;
+  ops::AdamWStep pass;
+  pass.lr = lr;
+  pass.beta1 = options_.beta1;
+  pass.beta2 = options_.beta2;
+  pass.eps = options_.eps;
+  pass.bias_correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(t));
+  pass.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
+  pass.grad_scale = clip / denominator;
   const bool separate_compute = parameters_.masters_apart();
   for (const auto& range : ranges_) {
     const auto cut = [&](const at::Tensor& flat, int64_t offset) {
       return flat.narrow(0, offset, range.numel);
     };
-    update.weight_decay = range.decay ? options_.weight_decay : 0.0;
+    pass.weight_decay = range.decay ? options_.weight_decay : 0.0;
     ops::adamw(cut(parameters_.master(), range.master_offset),
                separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
                cut(parameters_.gradients(), range.trained_offset),
-               cut(exp_avg_, range.trained_offset), cut(exp_avg_sq_, range.trained_offset), update);
+               cut(exp_avg_, range.trained_offset), cut(exp_avg_sq_, range.trained_offset), pass);
   }
-  result.applied = true;
-  return result;
 }
 
 }  // namespace train_sft

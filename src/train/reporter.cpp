@@ -77,6 +77,7 @@ std::vector<Sign> Reporter::report(const StepOutcome& outcome, const EvaluationL
   metrics.memory_bytes = resident_bytes();
   metrics.memory_limit_bytes = metrics.memory_bytes + available_memory_bytes();
   metrics.skipped = outcome.skipped;
+  metrics.spikes = state.spikes;
   metrics.val_loss = evaluation.val_loss;
   metrics.eval_losses = {evaluation.set_losses.begin(), evaluation.set_losses.end()};
   add_signs(metrics);

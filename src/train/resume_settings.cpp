@@ -46,6 +46,7 @@ const Names kFreeOptions = {"data",
                             "sample_interval",
                             "sample_prompts",
                             "max_bad_steps",
+                            "on_divergence",
                             "threads",
                             "device"};
 const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", "min_lr",

@@ -1,5 +1,6 @@
 #include "train/checkpoint_files.h"
 #include "train/run_setup.h"
+#include "train/step_lines.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 
@@ -33,6 +34,17 @@ void open_out_dir(Run& run) {
   remove_leftovers(run.out_dir);
   const std::string& log_file = run.config().log_file;
   log::set_file(log_file.empty() ? join_path(run.out_dir, "training.log") : log_file);
+}
+
+void open_records(Run& run) {
+  run.metrics.reset();
+  run.examples.reset();
+  // A step that a stop left unreported reports once more.
+  const int64_t reported = run.state.step - (run.state.unreported.is_null() ? 0 : 1);
+  cut_step_lines(join_path(run.out_dir, "samples.jsonl"), reported);
+  run.metrics = std::make_unique<MetricsWriter>(
+      run.out_dir, run.config().use_tensorboard ? run.config().tensorboard_dir : "", reported);
+  run.examples = std::make_unique<ExampleLog>(run);
 }
 
 void write_run_config(const Run& run) {

@@ -7,7 +7,6 @@
 #include "train/adapter_checkpoint.h"
 #include "train/checkpoint_files.h"
 #include "train/run_card.h"
-#include "train/step_lines.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
@@ -136,6 +135,10 @@ void restore(Run& run) {
       run.state.tokenizer_fingerprint = now.tokenizer_fingerprint;
       run.state.threads = now.threads;
       check_same_data(run, recorded_rows);
+      if (run.start.kind == StartKind::extend) {  // a new schedule, a new chance
+        run.state.lr_scale = 1;
+        run.state.rollbacks = 0;
+      }
       break;
     }
   }
@@ -185,12 +188,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
                                   has_best ? run->state.best_step : run->state.step);
   }
   write_run_config(*run);
-  // A step that a stop left unreported reports once more.
-  const int64_t reported = run->state.step - (run->state.unreported.is_null() ? 0 : 1);
-  cut_step_lines(join_path(run->out_dir, "samples.jsonl"), reported);
-  run->metrics = std::make_unique<MetricsWriter>(
-      run->out_dir, run->config().use_tensorboard ? run->config().tensorboard_dir : "", reported);
-  run->examples = std::make_unique<ExampleLog>(*run);
+  open_records(*run);
   log_run(*run);
   write_run_card(*run);
   return run;

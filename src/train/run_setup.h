@@ -56,6 +56,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given);
 // -- the phases, each in a file of its own or beside set_up_run
 void open_out_dir(Run& run);            // run_directory.cpp
 void write_run_config(const Run& run);  // run_directory.cpp: config.json
+void open_records(Run& run);            // run_directory.cpp: metrics and the like, cut to the state
 void prepare_tokenizer(Run& run);       // run_tokenizer.cpp
 void log_settings(const Run& run);      // run_log.cpp: before anything is loaded
 void log_run(const Run& run);           // run_log.cpp: before the first step

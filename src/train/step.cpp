@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "train/spikes.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/profile.h"
 #include "train_sft/base/signals.h"
@@ -13,6 +14,9 @@ namespace train_sft {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr double kSpike = 6;  // standard deviations; said, without skip_spikes
+constexpr int64_t kMostSkippedInARow = 5;
 
 double ms_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -66,6 +70,36 @@ void count_bad_step(TrainState& state, const StepOutcome& outcome) {
                state.skipped);
 }
 
+// Judges a finite step by those before it; true when it is a spike and is to be skipped. A single
+// gradient norm that stands out is common in sound runs, and grad_clip sees to it: what is counted
+// and warned of is the loss.
+bool skips_as_spike(Run& run, const StepOutcome& outcome) {
+  TrainState& state = run.state;
+  const double asked = run.config().skip_spikes;
+  const double limit = asked > 0 ? asked : kSpike;
+  const SpikeScore score = spike_score(state, outcome.loss, outcome.grad_norm);
+  remember_step(state, outcome.loss, outcome.grad_norm, limit);
+  if (score.highest() <= limit) {
+    state.spikes_skipped = 0;
+    return false;
+  }
+  // A level that stays is no spike: after so many it is believed.
+  const bool skips = asked > 0 && state.spikes_skipped < kMostSkippedInARow;
+  if (skips) {
+    ++state.skipped;
+    ++state.spikes_skipped;
+  }
+  const bool is_of_loss = score.loss > limit;
+  if (is_of_loss) ++state.spikes;
+  const std::string said = fmt::format(
+      "step {}: spike: loss {:.4f} stands {:.1f} standard deviations above those before, "
+      "gradient norm {:.3f} {:.1f}; {}",
+      state.step + 1, outcome.loss, score.loss, outcome.grad_norm, score.grad_norm,
+      skips ? "no update" : "--skip_spikes Z would skip such updates");
+  is_of_loss || skips ? log::warning("{}", said) : log::info("{}", said);
+  return skips;
+}
+
 }  // namespace
 
 Json to_json(const StepOutcome& outcome) {
@@ -102,21 +136,21 @@ StepOutcome take_step(Run& run) {
   outcome.interrupted = total.interrupted;
   if (outcome.interrupted) return outcome;
 
-  outcome.lr = run.schedule.lr(state.step);
+  outcome.lr = run.schedule.lr(state.step) * state.lr_scale;
   outcome.tokens = total.tokens;
   outcome.weight = total.sums.weight;
   if (total.sums.weight > 0) {
     outcome.loss = total.sums.loss / total.sums.weight;
-    outcome.skipped = !std::isfinite(total.sums.loss);
-    if (!outcome.skipped) {
-      const AdamW::Result update = run.optimizer->step(outcome.lr, total.sums.weight);
-      outcome.grad_norm = update.grad_norm;
-      outcome.skipped = !update.applied;
-    }
-    if (outcome.skipped)
+    if (std::isfinite(outcome.loss))
+      outcome.grad_norm = run.optimizer->grad_norm(total.sums.weight);
+    if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
+      outcome.skipped = true;
       count_bad_step(state, outcome);
-    else
+    } else {
       state.bad_steps = 0;
+      outcome.skipped = skips_as_spike(run, outcome);
+      if (!outcome.skipped) run.optimizer->update(outcome.lr, total.sums.weight, outcome.grad_norm);
+    }
   } else {
     outcome.loss = std::numeric_limits<double>::quiet_NaN();
     log::warning("step {}: none of its {} tokens is learned; no update", state.step + 1,

@@ -2,6 +2,21 @@
 #include "train_sft/train/checkpoint.h"
 
 namespace train_sft {
+namespace {
+
+std::vector<double> numbers(const Json& json, const char* field, const std::string& where) {
+  std::vector<double> values;
+  const auto found = json.find(field);
+  if (found == json.end() || !found->is_array())
+    throw DataError("{}: field '{}' is not a list of numbers", where, field);
+  for (const Json& value : *found) {
+    if (!value.is_number()) throw DataError("{}: field '{}' holds {}", where, field, value.dump());
+    values.push_back(value.get<double>());
+  }
+  return values;
+}
+
+}  // namespace
 
 Json to_json(const TrainState& state) {
   return {{"step", state.step},
@@ -11,6 +26,12 @@ Json to_json(const TrainState& state) {
           {"examples", state.examples},
           {"bad_steps", state.bad_steps},
           {"skipped", state.skipped},
+          {"recent_losses", state.recent_losses},
+          {"recent_grad_norms", state.recent_grad_norms},
+          {"spikes", state.spikes},
+          {"spikes_skipped", state.spikes_skipped},
+          {"rollbacks", state.rollbacks},
+          {"lr_scale", state.lr_scale},
           {"best_val_loss", state.best_step >= 0 ? Json(state.best_val_loss) : Json()},
           {"best_step", state.best_step},
           {"evals_since_best", state.evals_since_best},
@@ -36,6 +57,14 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
     state.examples = json_int(json, "examples", where);
     state.bad_steps = json_int(json, "bad_steps", where);
     state.skipped = json_int(json, "skipped", where);
+    if (json.contains("lr_scale")) {  // older checkpoints know nothing of these
+      state.recent_losses = numbers(json, "recent_losses", where);
+      state.recent_grad_norms = numbers(json, "recent_grad_norms", where);
+      state.spikes = json_int(json, "spikes", where);
+      state.spikes_skipped = json_int(json, "spikes_skipped", where);
+      state.rollbacks = json_int(json, "rollbacks", where);
+      state.lr_scale = json_number(json, "lr_scale", where);
+    }
     state.best_step = json_int(json, "best_step", where);
     if (state.best_step >= 0) state.best_val_loss = json_number(json, "best_val_loss", where);
     state.evals_since_best = json_int(json, "evals_since_best", where);

@@ -5,6 +5,7 @@
 #include "train/ending.h"
 #include "train/evaluate.h"
 #include "train/histograms.h"
+#include "train/rollback.h"
 #include "train/run_setup.h"
 #include "train/samples.h"
 #include "train/step.h"
@@ -41,6 +42,7 @@ Due what_is_due(const Run& run) {
 
 // Without a save_interval: with each evaluation, or every 1000 steps when there is none.
 bool save_is_due(const Run& run, bool evaluated) {
+  if (run.state.bad_steps > 0) return false;  // it would push a good one out
   const int64_t interval = run.config().save_interval;
   if (interval > 0) return is_due(run.state.step, interval);
   return run.evaluates() ? evaluated : is_due(run.state.step, kDefaultSaveInterval);
@@ -79,12 +81,12 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   if (due.sample) write_samples(run, loop.prompts);
 
   const bool asked = signals::take_save_request();
-  if (asked || improved || save_is_due(run, due.evaluate)) save(loop);
+  if ((asked || improved || save_is_due(run, due.evaluate)) && !save(loop)) return Ending::diverged;
   if (evaluation.val_loss && out_of_patience(run)) return Ending::early_stop;
   return std::nullopt;
 }
 
-Ending run_loop(Loop& loop) {
+Ending run_to_an_ending(Loop& loop) {
   Run& run = loop.run;
   if (out_of_patience(run)) return Ending::early_stop;  // a run resumed after it had stopped
   if (!run.state.unreported.is_null()) {
@@ -100,6 +102,13 @@ Ending run_loop(Loop& loop) {
     if (const auto ending = after_step(loop, outcome)) return *ending;
   }
   return Ending::max_iters;
+}
+
+Ending run_loop(Loop& loop) {
+  while (true) {
+    const Ending ending = run_to_an_ending(loop);
+    if (ending != Ending::diverged || !roll_back(loop)) return ending;
+  }
 }
 
 }  // namespace

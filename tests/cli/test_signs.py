@@ -48,6 +48,11 @@ def folder(tmp_path_factory):
     shakespeare = (SHARED_DATA / "tinyshakespeare.txt").read_text(encoding="utf-8")
     (path / "verse.txt").write_text(shakespeare, encoding="utf-8")
     (path / "little.txt").write_text(shakespeare[:12000], encoding="utf-8")
+    chance = random.Random(2)
+    strange = [chr(0x4e00 + i) for i in range(90)] + list("etaoinshrd")
+    with open(path / "rubbish.txt", "w", encoding="utf-8") as file:
+        for begin in range(0, 400000, 20000):
+            file.write(shakespeare[begin:begin + 20000] + "".join(chance.choice(strange) for _ in range(130)))
     (path / "noise.txt").write_text("".join(random.Random(1).choice("abcdefgh") for _ in range(300000)))
     return path
 
@@ -88,6 +93,31 @@ def test_not_learning_and_a_gradient_norm_that_stays_high(folder):
     assert "not_learning" in signs(out)
     norms = [line["grad_norm"] for line in metrics(out).values()]
     assert ("grad_norm_high" in signs(out)) == (sorted(norms)[len(norms) // 2] > 2)
+
+
+def test_spikes(folder):
+    """A few rows of the corpus are rubbish: letters in no order, nine of ten of which occur nowhere else. In a batch of
+    three other rows one of them lifts the loss."""
+    out, log = trained(folder, "--data", "rubbish.txt", "--batch_size", 4, "--max_iters", 900, "--learning_rate", 1e-3,
+                       "--val_split", 0, name="spikes")
+    spikes = [line["spikes"] for line in metrics(out).values()]
+    warned = sum("warning" in line and ": spike: loss" in line for line in log.splitlines())
+    assert 1 <= spikes[-1] <= 20 and warned == spikes[-1]
+    sign = signs(out)["loss_spike"]
+    assert "stood far above those before" in sign["evidence"]
+    assert f"{metrics(out)[sign['step']]['spikes']} in the run so far" in sign["evidence"]
+    # As the sign advises.
+    out, log = trained(folder, "--data", "rubbish.txt", "--batch_size", 4, "--max_iters", 900, "--learning_rate", 1e-3,
+                       "--val_split", 0, "--skip_spikes", 6, name="skipped")
+    assert any(line["skipped"] for line in metrics(out).values()) and "no update" in log
+
+
+def test_a_run_that_blows_up(folder):
+    """Decay by learning_rate × weight_decay = 100 a step: the weights grow until products overflow."""
+    log = train_sft(*MODEL, "--data", "verse.txt", "--max_iters", 100, "--learning_rate", 1000, "--warmup_iters", 0,
+                    "--out_dir", "blown", cwd=folder, code=6)
+    assert "sign non_finite" in log and "training has diverged" in log
+    assert "is not finite; the update was left out" in signs(folder / "blown")["non_finite"]["evidence"]
 
 
 def test_over_fitting_and_the_rising_norm_that_comes_with_it(folder):

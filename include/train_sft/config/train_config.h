@@ -61,7 +61,9 @@ struct TrainConfig {
   double adam_eps = 1e-8;
   double grad_clip = 1.0;  // 0: off
   double dropout = 0.0;
-  int64_t max_bad_steps = 10;  // non-finite steps in a row before exit code 6
+  int64_t max_bad_steps = 10;          // non-finite steps in a row before exit code 6
+  std::string on_divergence = "stop";  // then: stop, rollback
+  double skip_spikes = 0;              // standard deviations; 0: spikes are only reported
 
   // -- model
   ModelConfig model;                      // block_size above is copied into it for a new model

@@ -27,8 +27,13 @@ struct TrainState {
   int64_t adam_t = 0;
   int64_t tokens = 0;  // seen by training
   int64_t examples = 0;
-  int64_t bad_steps = 0;     // non-finite steps in a row
-  int64_t skipped = 0;       // non-finite steps in all
+  int64_t bad_steps = 0;                                 // non-finite steps in a row
+  int64_t skipped = 0;                                   // non-finite steps in all
+  std::vector<double> recent_losses, recent_grad_norms;  // the window spikes are judged by
+  int64_t spikes = 0;                                    // in all, skipped or not
+  int64_t spikes_skipped = 0;                            // in a row
+  int64_t rollbacks = 0;                                 // after divergence
+  double lr_scale = 1;       // of the schedule's learning rate, lowered by rollbacks
   double best_val_loss = 0;  // meaningful when best_step >= 0
   int64_t best_step = -1;
   int64_t evals_since_best = 0;

@@ -24,6 +24,7 @@ struct StepMetrics {
   uint64_t memory_bytes = 0;
   uint64_t memory_limit_bytes = 0;  // what the process could have in all
   bool skipped = false;
+  int64_t spikes = 0;  // steps judged to be spikes, in the run so far
   std::optional<double> val_loss;
   std::map<std::string, double> eval_losses;  // of named sets beside the validation data
   std::vector<Sign> signs;                    // seen at this step

@@ -25,6 +25,10 @@ class AdamW {
   };
   // denominator: Σ weights of the step over all micro-batches and ranks; > 0.
   Result step(double lr, double denominator);
+  // The two halves of a step, for a decision between them: the norm of gradient sums ÷ denominator,
+  // and the update that takes that norm, which must be finite.
+  double grad_norm(double denominator) const;
+  void update(double lr, double denominator, double grad_norm);
 
   at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total]
   at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // [trained_total]
