@@ -8,6 +8,7 @@
 
 #include "train_sft/base/error.h"
 #include "train_sft/base/file_system.h"
+#include "train_sft/base/sync_directory.h"
 
 namespace train_sft {
 namespace {
@@ -83,10 +84,6 @@ bool try_sync_directory(const std::string& path) {
   return retry([&] { return file_system().fsync(handle.fd); }) == 0 || errno == EINVAL;
 }
 
-void sync_directory(const std::string& path) {
-  if (!try_sync_directory(path)) fail_write(path.empty() ? "." : path, "fsync");
-}
-
 void rename_durably(const std::string& from, const std::string& to) {
   if (retry([&] { return file_system().rename(from, to); }) != 0)
     fail_write(to, "rename into place");
@@ -94,6 +91,10 @@ void rename_durably(const std::string& from, const std::string& to) {
 }
 
 }  // namespace
+
+void sync_directory(const std::string& path) {
+  if (!try_sync_directory(path)) fail_write(path.empty() ? "." : path, "fsync");
+}
 
 bool path_exists(const std::string& path) {
   struct ::stat status {};

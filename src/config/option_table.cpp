@@ -255,6 +255,8 @@ std::vector<Option> run_options() {
                                              "Steps between checkpoints"),
                       0, 1e15),
               "with each evaluation, else 1000"),
+      row<&T::save_in_background>("save_in_background", {},
+                                  "Write checkpoints from a copy in memory while training goes on"),
       between(row<&T::log_interval>("log_interval", {"logging_steps"}, "Steps between log lines"),
               1, 1e15),
       between(row<&T::sample_interval>("sample_interval", {},

@@ -41,6 +41,7 @@ Json to_json(const MemoryPlan& plan) {
           {"activations", plan.activations},
           {"workspace", plan.workspace},
           {"data", plan.data},
+          {"checkpoint_copy", plan.checkpoint_copy},
           {"program", plan.program},
           {"total", plan.total()}};
 }

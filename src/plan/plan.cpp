@@ -72,17 +72,27 @@ uint64_t data_bytes(const PlannedData* data) {
   return bytes;
 }
 
+// Of what changes and is saved: weights and both moments.
+uint64_t checkpoint_copy_bytes(const PlanFacts& facts) {
+  const Training training = training_of(facts.config());
+  const auto trained = static_cast<uint64_t>(parameter_layout(facts.model, training).trained_total);
+  const bool bf16_too = facts.precision != "fp32" && !training.adapts();
+  return trained * (12 + (bf16_too ? 2 : 0));
+}
+
 void plan_memory_of_run(PlanFacts& facts) {
   const TrainConfig& config = facts.config();
   facts.memory = plan_memory(facts.model, facts.precision, config.dropout,
                              largest_micro_batch(facts), facts.threads, training_of(config));
   facts.memory.program = facts.request.program_bytes;
   facts.memory.data = data_bytes(facts.request.data);
+  if (config.save_in_background && !facts.request.on)  // a device's is made in its host's memory
+    facts.memory.checkpoint_copy = checkpoint_copy_bytes(facts);
   const auto available = facts.request.on
                              ? static_cast<uint64_t>(facts.request.on->device.memory_bytes)
                              : available_memory_bytes();
   facts.available_memory = available;
-  const uint64_t beside = facts.memory.program + facts.memory.data;
+  const uint64_t beside = facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy;
   facts.largest_batch = largest_batch(facts.model, config, facts.precision, facts.threads,
                                       available > beside ? available - beside : 0);
 }

@@ -1,5 +1,6 @@
 #include "train/ending.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "train/samples.h"
@@ -34,8 +35,59 @@ ExitCode exit_code(Ending ending) {
   return ending == Ending::signal ? signals::stop_code() : ExitCode::ok;
 }
 
+struct SaveJob {
+  CheckpointContents contents;
+  bool is_best;
+};
+
+SaveJob prepare_save(Loop& loop) {
+  Run& run = loop.run;
+  take_saved(loop, true);  // at most one in flight
+  const bool is_best =
+      !run.evaluates() || run.state.best_step < 0 || run.state.best_step == run.state.step;
+  const CheckpointParts parts = {run.parameters.get(), run.optimizer.get(), &run.state,
+                                 run.tokenizer.get(), run.chat_template.get()};
+  check_finite(parts);
+  restore_out_dir(run);
+  sync_records(run);  // what the checkpoint counts must be as durable as the checkpoint
+  loop.saved_step = run.state.step;
+  loop.retry_step = -1;
+  return {contents_of(parts), is_best};
+}
+
+// Tried again soon: an interval may be days.
+void note_failure(Loop& loop, int64_t step, const std::string& error) {
+  const int64_t interval = std::max<int64_t>(loop.run.config().save_interval, 100);
+  loop.saved_step = -1;
+  loop.retry_step = loop.run.state.step + interval / 10;
+  log::warning(
+      "the checkpoint of step {} could not be saved: {}. Training goes on; {}, and the "
+      "next try is at step {}",
+      step, error,
+      loop.checkpoint.empty() ? "there is none yet" : "the last checkpoint is " + loop.checkpoint,
+      loop.retry_step);
+}
+
+void note_saved(Loop& loop, const CheckpointSaver::Saved& saved) {
+  if (!saved.error.empty()) return note_failure(loop, saved.step, saved.error);
+  loop.checkpoint = saved.directory;
+  loop.retry_step = -1;
+  log::info("saved {}{}", saved.directory, saved.is_best ? " (best)" : "");
+  tell(loop, "checkpoint",
+       {{"step", saved.step}, {"checkpoint", saved.directory}, {"is_best", saved.is_best}});
+}
+
+// The last one must be there when the program ends.
+void save_now(Loop& loop) {
+  const SaveJob job = prepare_save(loop);
+  const CheckpointSaver::Saved saved = loop.saver.save(job.contents, job.is_best);
+  if (!saved.error.empty()) throw ResourceError("{}", saved.error);
+  note_saved(loop, saved);
+}
+
 // Nothing of a diverged run is saved: its last good checkpoint is the one to go on from.
 void save_and_say(Loop& loop, Ending ending) {
+  take_saved(loop, true);
   if (ending == Ending::diverged) {
     log::error("training has diverged: {}. {}; lower learning_rate or grad_clip",
                loop.run.state.bad_steps > 0
@@ -46,7 +98,7 @@ void save_and_say(Loop& loop, Ending ending) {
                                        : "The last checkpoint " + loop.checkpoint + " is intact");
     return;
   }
-  if (loop.saved_step != loop.run.state.step) save(loop);
+  if (loop.saved_step != loop.run.state.step) save_now(loop);
   if (ending == Ending::signal) log::info("stopped by a signal; go on with --resume auto");
 }
 
@@ -92,31 +144,29 @@ Loop::Loop(Run& r)
       reporter(r),
       hook(r.on_event),
       profile(r.config().profile),
+      saver(r.out_dir, r.config().keep, r.config().keep_optimizer),
       prompts(sample_prompts(r)),
       checkpoint(r.start.checkpoint),
       saved_step(r.start.state ? r.state.step : -1) {}
 
-bool save(Loop& loop) try {
-  Run& run = loop.run;
-  run.metrics->sync();  // what the checkpoint counts must be as durable as the checkpoint
-  run.examples->sync();
-  const bool is_best =
-      !run.evaluates() || run.state.best_step < 0 || run.state.best_step == run.state.step;
-  CheckpointParts parts;
-  parts.parameters = run.parameters.get();
-  parts.optimizer = run.optimizer.get();
-  parts.state = &run.state;
-  parts.tokenizer = run.tokenizer.get();
-  parts.chat_template = run.chat_template.get();
-  loop.checkpoint = save_checkpoint(run.out_dir, parts, is_best);
-  loop.saved_step = run.state.step;
-  apply_retention(run.out_dir, run.config().keep, run.config().keep_optimizer);
-  log::info("saved {}{}", loop.checkpoint, is_best ? " (best)" : "");
-  tell(loop, "checkpoint", {{"checkpoint", loop.checkpoint}, {"is_best", is_best}});
+bool save(Loop& loop) {
+  try {
+    const SaveJob job = prepare_save(loop);
+    if (loop.run.config().save_in_background)
+      loop.saver.start(job.contents, job.is_best);
+    else
+      note_saved(loop, loop.saver.save(job.contents, job.is_best));
+  } catch (const ResourceError& error) {
+    note_failure(loop, loop.run.state.step, error.what());
+  } catch (const DivergedError& error) {
+    log::error("{}", error.what());
+    return false;
+  }
   return true;
-} catch (const DivergedError& error) {
-  log::error("{}", error.what());
-  return false;
+}
+
+void take_saved(Loop& loop, bool wait) {
+  if (const auto saved = loop.saver.take(wait)) note_saved(loop, *saved);
 }
 
 TrainingResult finish(Loop& loop, Ending ending) {

@@ -9,8 +9,7 @@ namespace train_sft {
 ExampleLog::ExampleLog(const Run& run) {
   const std::string path = join_path(run.out_dir, "examples.jsonl");
   cut_step_lines(path, run.state.step);
-  if (run.config().log_examples)
-    file_ = std::make_unique<FileWriter>(path, FileWriter::Mode::append);
+  if (run.config().log_examples) file_ = std::make_unique<AppendFile>(path);
 }
 
 void ExampleLog::step_done(const Run& run) {

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "train_sft/base/file.h"
+#include "train/append_file.h"
 
 namespace train_sft {
 
@@ -17,7 +17,7 @@ class ExampleLog {
   void sync();                     // before a checkpoint: what it counts is durable
 
  private:
-  std::unique_ptr<FileWriter> file_;
+  std::unique_ptr<AppendFile> file_;
 };
 
 }  // namespace train_sft

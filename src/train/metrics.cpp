@@ -94,7 +94,7 @@ void cut_step_lines(const std::string& path, int64_t step) {
 }
 
 struct MetricsWriter::State {
-  std::unique_ptr<FileWriter> lines;
+  std::unique_ptr<AppendFile> lines;
   std::unique_ptr<EventFile> events;  // null without TensorBoard
 };
 
@@ -104,7 +104,7 @@ MetricsWriter::MetricsWriter(const std::string& out_dir, const std::string& tens
   make_directories(out_dir);
   const std::string path = join_path(out_dir, "metrics.jsonl");
   cut_step_lines(path, from_step);
-  state_->lines = std::make_unique<FileWriter>(path, FileWriter::Mode::append);
+  state_->lines = std::make_unique<AppendFile>(path);
   if (!tensorboard_dir.empty())
     state_->events =
         std::make_unique<EventFile>(prepare_event_file(out_dir, tensorboard_dir, from_step));
@@ -114,7 +114,6 @@ MetricsWriter::~MetricsWriter() = default;
 
 void MetricsWriter::write(const StepMetrics& metrics) {
   state_->lines->write(to_json(metrics).dump() + "\n");
-  state_->lines->flush();
   if (!state_->events) return;
   EventFile& events = *state_->events;
   events.scalar("train/loss", metrics.step, metrics.loss);
@@ -133,13 +132,11 @@ void MetricsWriter::write(const StepMetrics& metrics) {
     events.scalar("val/loss", metrics.step, *metrics.val_loss);
     events.scalar("val/perplexity", metrics.step, std::exp(*metrics.val_loss));
   }
-  events.flush();
 }
 
 void MetricsWriter::text(const std::string& tag, int64_t step, const std::string& value) {
   if (!state_->events) return;
   state_->events->text(tag, step, value);
-  state_->events->flush();
 }
 
 void MetricsWriter::histogram(const std::string& tag, int64_t step, const Histogram& histogram) {

@@ -30,6 +30,7 @@ std::string newest_good_checkpoint(const Run& run) {
 bool roll_back(Loop& loop) {
   Run& run = loop.run;
   if (run.config().on_divergence != "rollback") return false;
+  take_saved(loop, true);
   const int64_t rollbacks = run.state.rollbacks + 1;
   if (rollbacks > kMostRollbacks) {
     log::error("went back {} times and diverged again", kMostRollbacks);
@@ -54,6 +55,7 @@ bool roll_back(Loop& loop) {
   open_records(run);
   loop.checkpoint = checkpoint;
   loop.saved_step = run.state.step;
+  loop.retry_step = -1;
   return true;
 }
 

@@ -13,6 +13,11 @@ bool holds_a_run(const std::string& directory) {
   return path_exists(metrics) && file_size(metrics) > 0;
 }
 
+void open_log_file(const Run& run) {
+  const std::string& log_file = run.config().log_file;
+  log::set_file(log_file.empty() ? join_path(run.out_dir, "training.log") : log_file);
+}
+
 }  // namespace
 
 // Before the directory is locked nothing in it is touched; before it is known to be ours to write
@@ -32,19 +37,38 @@ void open_out_dir(Run& run) {
         "another place with --out_dir",
         run.out_dir, run.out_dir == "checkpoints" ? "" : " --out_dir " + run.out_dir);
   remove_leftovers(run.out_dir);
-  const std::string& log_file = run.config().log_file;
-  log::set_file(log_file.empty() ? join_path(run.out_dir, "training.log") : log_file);
+  open_log_file(run);
+}
+
+void restore_out_dir(Run& run) {
+  if (path_exists(join_path(run.out_dir, ".lock"))) return;
+  log::warning("{}: was removed under the run; it is made again, what was in it is lost",
+               run.out_dir);
+  make_directories(run.out_dir);
+  run.lock = std::make_unique<DirectoryLock>(run.out_dir);
+  open_log_file(run);
+  write_run_config(run);
+  open_records(run);
 }
 
 void open_records(Run& run) {
   run.metrics.reset();
   run.examples.reset();
+  run.samples.reset();
   // A step that a stop left unreported reports once more.
   const int64_t reported = run.state.step - (run.state.unreported.is_null() ? 0 : 1);
-  cut_step_lines(join_path(run.out_dir, "samples.jsonl"), reported);
+  const std::string samples = join_path(run.out_dir, "samples.jsonl");
+  cut_step_lines(samples, reported);
+  if (run.config().sample_interval > 0) run.samples = std::make_unique<AppendFile>(samples);
   run.metrics = std::make_unique<MetricsWriter>(
       run.out_dir, run.config().use_tensorboard ? run.config().tensorboard_dir : "", reported);
   run.examples = std::make_unique<ExampleLog>(run);
+}
+
+void sync_records(Run& run) {
+  run.metrics->sync();
+  run.examples->sync();
+  if (run.samples) run.samples->sync();
 }
 
 void write_run_config(const Run& run) {

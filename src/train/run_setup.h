@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "train/append_file.h"
 #include "train/example_log.h"
 #include "train/start.h"
 #include "train_sft/base/file.h"
@@ -43,6 +44,7 @@ struct Run {
   std::unique_ptr<Engine> engine;    // refers to parameters
   std::unique_ptr<MetricsWriter> metrics;
   std::unique_ptr<ExampleLog> examples;
+  std::unique_ptr<AppendFile> samples;  // null: none are written
   TrainState state;
 
   const TrainConfig& config() const { return settings.config; }
@@ -55,8 +57,10 @@ std::unique_ptr<Run> set_up_run(const Settings& given);
 
 // -- the phases, each in a file of its own or beside set_up_run
 void open_out_dir(Run& run);            // run_directory.cpp
+void restore_out_dir(Run& run);         // run_directory.cpp: when it was removed under the run
 void write_run_config(const Run& run);  // run_directory.cpp: config.json
 void open_records(Run& run);            // run_directory.cpp: metrics and the like, cut to the state
+void sync_records(Run& run);            // run_directory.cpp
 void prepare_tokenizer(Run& run);       // run_tokenizer.cpp
 void log_settings(const Run& run);      // run_log.cpp: before anything is loaded
 void log_run(const Run& run);           // run_log.cpp: before the first step

@@ -72,7 +72,6 @@ void write_samples(Run& run, const std::vector<std::vector<int32_t>>& prompts) {
   sampling.max_new_tokens = kNewTokens;
   sampling.seed = static_cast<uint64_t>(run.config().seed);
   Decoder decoder(*run.parameters);
-  FileWriter file(join_path(run.out_dir, "samples.jsonl"), FileWriter::Mode::append);
   for (size_t i = 0; i < prompts.size() && !signals::stop_requested(); ++i) {
     decoder.clear();
     const std::string prompt = run.tokenizer->decode(prompts[i]);
@@ -80,13 +79,12 @@ void write_samples(Run& run, const std::vector<std::vector<int32_t>>& prompts) {
         run.tokenizer->decode(generate(decoder, prompts[i], stop_ids, sampling));
     const Json line = {{"step", run.state.step}, {"prompt", prompt}, {"sample", reply}};
     // A sample may end within a UTF-8 character: it is replaced, not refused.
-    file.write(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+    run.samples->write(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
     log::info("sample at step {}: {} → {}", run.state.step,
               Json(prompt).dump(-1, ' ', false, Json::error_handler_t::replace),
               Json(reply).dump(-1, ' ', false, Json::error_handler_t::replace));
     run.metrics->text(fmt::format("sample/{}", i), run.state.step, reply);
   }
-  file.close();
 }
 
 }  // namespace train_sft

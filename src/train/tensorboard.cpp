@@ -133,7 +133,7 @@ uint32_t crc32c(std::string_view bytes) {
 }
 
 EventFile::EventFile(const std::string& path)
-    : is_new_(!path_exists(path) || file_size(path) == 0), file_(path, FileWriter::Mode::append) {
+    : is_new_(!path_exists(path) || file_size(path) == 0), file_(path) {
   if (!is_new_) return;
   std::string event;
   put_key(event, 1, Wire::fixed64);

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "train_sft/base/file.h"
+#include "train/append_file.h"
 
 namespace train_sft {
 
@@ -32,7 +32,6 @@ class EventFile {
   void scalar(const std::string& tag, int64_t step, double value);
   void text(const std::string& tag, int64_t step, const std::string& value);
   void histogram(const std::string& tag, int64_t step, const Histogram& histogram);
-  void flush() { file_.flush(); }
   void sync() { file_.sync(); }
 
  private:
@@ -40,7 +39,7 @@ class EventFile {
   void write_record(const std::string& record);
 
   bool is_new_;
-  FileWriter file_;
+  AppendFile file_;
 };
 
 // Cuts the file behind its last whole record whose step is at most `step`.

@@ -80,7 +80,9 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
   if (due.sample) write_samples(run, loop.prompts);
 
-  const bool asked = signals::take_save_request();
+  take_saved(loop);
+  const bool asked =
+      signals::take_save_request() || (loop.retry_step >= 0 && run.state.step >= loop.retry_step);
   if ((asked || improved || save_is_due(run, due.evaluate)) && !save(loop)) return Ending::diverged;
   if (evaluation.val_loss && out_of_patience(run)) return Ending::early_stop;
   return std::nullopt;

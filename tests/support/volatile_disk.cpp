@@ -35,7 +35,8 @@ int failed(int error) {
 
 }  // namespace
 
-VolatileDisk::VolatileDisk() : root_(std::make_shared<Node>(Node{Kind::folder, {}, {}, {}, {}})) {}
+VolatileDisk::VolatileDisk()
+    : root_(std::make_shared<Node>(Node{Kind::folder, {}, {}, 0, {}, {}})) {}
 
 VolatileDisk::NodePtr VolatileDisk::find(const std::string& path, bool follow_last,
                                          int depth) const {
@@ -124,10 +125,13 @@ void VolatileDisk::restart(Loss loss, uint64_t seed) {
     if (file.bytes != file.synced_bytes) {
       const uint64_t fate = loss == Loss::some ? chance() % 4 : 0;
       if (fate == 0) file.bytes = file.synced_bytes;
-      if (fate == 1) file.bytes.resize(chance() % (file.bytes.size() + 1));
-      if (fate == 2) file.bytes.assign(file.bytes.size(), '\0');
+      const size_t safe = std::min(file.untouched, file.bytes.size());
+      if (fate == 1) file.bytes.resize(safe + chance() % (file.bytes.size() - safe + 1));
+      if (fate == 2)
+        std::fill(file.bytes.begin() + static_cast<ptrdiff_t>(safe), file.bytes.end(), '\0');
     }
     file.synced_bytes = file.bytes;
+    file.untouched = file.bytes.size();
     file.locked = false;
   };
   std::set<const Node*> seen;
@@ -168,10 +172,13 @@ int VolatileDisk::open(const std::string& path, int flags, mode_t) {
     std::string name;
     const NodePtr folder = folder_of(path, name);
     if (!folder) return -1;
-    node = std::make_shared<Node>(Node{Kind::file, {}, {}, {}, {}});
+    node = std::make_shared<Node>(Node{Kind::file, {}, {}, 0, {}, {}});
     change(folder, {{name, node}});
   }
-  if (empties) node->bytes.clear();
+  if (empties) {
+    node->bytes.clear();
+    node->untouched = 0;
+  }
   open_[next_fd_] = {node, path, 0, (flags & O_APPEND) != 0, false};
   return next_fd_++;
 }
@@ -207,6 +214,7 @@ ssize_t VolatileDisk::write(int fd, const void* bytes, size_t count) {
   const size_t taken = fault_now.is_short ? std::max<size_t>(1, count / 2) : count;
   std::string& all = file.node->bytes;
   if (file.append) file.at = all.size();
+  file.node->untouched = std::min(file.node->untouched, file.at);
   if (all.size() < file.at + taken) all.resize(file.at + taken);
   std::memcpy(all.data() + file.at, bytes, taken);
   file.at += taken;
@@ -230,6 +238,7 @@ int VolatileDisk::fsync(int fd) {
     journal_.erase(journal_.begin(), last.base());
   } else {
     node.synced_bytes = node.bytes;
+    node.untouched = node.bytes.size();
   }
   return 0;
 }
@@ -286,7 +295,7 @@ int VolatileDisk::mkdir(const std::string& path, mode_t) {
   std::string name;
   const NodePtr folder = folder_of(path, name);
   if (!folder) return -1;
-  change(folder, {{name, std::make_shared<Node>(Node{Kind::folder, {}, {}, {}, {}})}});
+  change(folder, {{name, std::make_shared<Node>(Node{Kind::folder, {}, {}, 0, {}, {}})}});
   return 0;
 }
 
@@ -310,7 +319,7 @@ int VolatileDisk::symlink(const std::string& target, const std::string& link) {
   std::string name;
   const NodePtr folder = folder_of(link, name);
   if (!folder) return -1;
-  change(folder, {{name, std::make_shared<Node>(Node{Kind::link, target, target, {}, {}})}});
+  change(folder, {{name, std::make_shared<Node>(Node{Kind::link, target, target, 0, {}, {}})}});
   return 0;
 }
 
@@ -376,6 +385,7 @@ int VolatileDisk::truncate(const std::string& path, uint64_t bytes) {
   if (!begin(Operation::truncate, path, fault_now)) return -1;
   const NodePtr node = find(path, true);
   if (!node) return -1;
+  node->untouched = std::min<size_t>(node->untouched, bytes);
   node->bytes.resize(bytes);
   return 0;
 }

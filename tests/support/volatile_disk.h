@@ -85,6 +85,7 @@ class VolatileDisk : public FileSystem {
   struct Node {
     Kind kind;
     std::string bytes, synced_bytes;  // of a file; a link's target
+    size_t untouched = 0;             // bytes at the front not written since they were synced
     Names names, synced_names;        // of a folder
     bool locked = false;
   };

@@ -81,6 +81,7 @@ struct TrainConfig {
   int64_t eval_interval = 250;        // -1 or 0: off
   int64_t eval_batches = 0;           // rows of validation used, in micro-batches; 0: all of it
   int64_t save_interval = 0;          // 0: with each evaluation (or 1000) and at the end
+  bool save_in_background = true;     // from a copy, while training goes on
   int64_t log_interval = 10;
   int64_t sample_interval = 0;  // 0: off
   std::vector<std::string> sample_prompts;  // "@file": a prompt a line

@@ -15,14 +15,15 @@ struct MemoryPlan {
   uint64_t compute_copy = 0;  // bf16 weights beside them
   uint64_t gradients = 0;
   uint64_t optimizer = 0;
-  uint64_t activations = 0;  // the arena, the logits' chunk included
-  uint64_t workspace = 0;    // of the matrix products, all threads
-  uint64_t data = 0;         // tokens, weights and offsets kept in memory
-  uint64_t program = 0;      // the program and LibTorch themselves
+  uint64_t activations = 0;      // the arena, the logits' chunk included
+  uint64_t workspace = 0;        // of the matrix products, all threads
+  uint64_t data = 0;             // tokens, weights and offsets kept in memory
+  uint64_t checkpoint_copy = 0;  // what checkpoints are written from while training goes on
+  uint64_t program = 0;          // the program and LibTorch themselves
 
   uint64_t total() const {
     return parameters + compute_copy + gradients + optimizer + activations + workspace + data +
-           program;
+           checkpoint_copy + program;
   }
 };
 Json to_json(const MemoryPlan& plan);  // by part, plus "total"
