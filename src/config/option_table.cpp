@@ -298,6 +298,10 @@ std::vector<Option> machine_options() {
              {"auto", "fp32", "bf16"}),
       derived(between(row<&T::threads>("threads", {}, "CPU threads"), 0, 4096),
               "the cores this process may use"),
+      one_of(row<&T::recompute>("recompute", {},
+                                "What of each layer is computed again in the backward instead of "
+                                "kept: less memory for more time, the same bits"),
+             {"none", "attention", "block"}),
       between(row<&T::gpus>("gpus", {},
                             "Ranks of the batch: batch_size and grad_accum count for each; with "
                             "fewer devices the ranks are computed in turn, with the same result"),

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "train_sft/base/error.h"
+#include "train_sft/config/recompute.h"
 
 namespace train_sft {
 namespace {
@@ -68,6 +69,12 @@ BatchShape resolve_batch(const TrainConfig& config, int64_t ranks) {
   }
   if (!said.empty()) shape.grad_accum = said[0].grad_accum;
   return shape;
+}
+
+Recompute parse_recompute(const std::string& name) {
+  if (name == "attention") return Recompute::attention;
+  TRAIN_SFT_CHECK(name == "none" || name == "block", "recompute '{}'", name);
+  return name == "block" ? Recompute::block : Recompute::none;
 }
 
 std::string resolve_precision(const TrainConfig& config) {

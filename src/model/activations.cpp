@@ -13,28 +13,36 @@ namespace {
 // reading the weight and its gradient once a chunk costs little; far from whole logits.
 constexpr int64_t kLossScratchBytes = int64_t{192} << 20;
 
-// The moments of a layer's forward; its backward passes them in reverse.
+// The moments of a layer's forward; its backward passes them in reverse, after those of what it
+// computes again.
 enum Phase { norm1, qkv, attention, proj, norm2, up, activation, down, phases };
 
 }  // namespace
 
 class Activations::Moments {
  public:
-  Moments(int n_layer, bool training) : n_layer_(n_layer), training_(training) {}
+  Moments(int n_layer, bool training, Recompute recompute)
+      : n_layer_(n_layer), training_(training), again_(recompute == Recompute::none ? 0 : phases) {}
   int forward(int layer, Phase phase) const { return 1 + layer * phases + phase; }
   int final_norm() const { return forward(n_layer_, norm1); }
   int loss() const { return final_norm() + 1; }
   int final_norm_backward() const { return loss() + 1; }
+  int recompute(int layer, Phase phase) const { return before_backward(layer) + phase; }
   int backward(int layer, Phase phase) const {
-    return final_norm_backward() + 1 + (n_layer_ - 1 - layer) * phases + (down - phase);
+    return before_backward(layer) + again_ + (down - phase);
   }
   int embedding_backward() const { return backward(-1, down); }
   // The last use of something that forward needs up to `use`, and the backward again.
   int last(int use, int backward_use) const { return training_ ? backward_use : use; }
 
  private:
+  int before_backward(int layer) const {
+    return final_norm_backward() + 1 + (n_layer_ - 1 - layer) * (again_ + phases);
+  }
+
   int n_layer_;
   bool training_;
+  int again_;  // moments of a recomputation
 };
 
 namespace {
@@ -70,37 +78,23 @@ class LayerPlanner {
         rms_(config.family == Family::llama),
         above_(layer + 1 == config.n_layer ? Rows::learned : Rows::all) {}
 
-  void forward(LayerActivations& a) {
-    const auto f = [&](Phase p) { return moments_.forward(layer_, p); };
-    const auto last = [&](int use, Phase p) {
-      return moments_.last(use, moments_.backward(layer_, p));
-    };
-    const int next = moments_.forward(layer_ + 1, norm1);  // of the next layer, or the final norm
-    a.residual1 =
-        matrix("residual1", Rows::all, C_, layer_ == 0 ? 0 : f(norm1), last(f(norm2), norm1));
-    if (!rms_) a.mean1 = sums("mean1", Rows::all, f(norm1), last(f(norm1), norm1));
-    a.rstd1 = sums("rstd1", Rows::all, f(norm1), last(f(norm1), norm1));
-    a.normed1 = matrix("normed1", Rows::all, C_, f(norm1), last(f(qkv), qkv));
-    a.qkv = matrix("qkv", Rows::all, qkv_width_, f(qkv), last(f(attention), attention));
-    a.mixed = matrix("mixed", Rows::all, C_, f(attention), last(f(proj), attention));
-    a.lse = plan_.add(
-        "lse", sum_dtype_,
-        [h = heads_](int64_t n, int64_t) {
-          return BufferShape{h, n};
-        },
-        f(attention), last(f(attention), attention));
-    a.attention_out = matrix("attention_out", above_, C_, f(proj), f(norm2));
-    a.residual2 = matrix("residual2", above_, C_, f(norm2), last(next, norm2));
-    if (!rms_) a.mean2 = sums("mean2", above_, f(norm2), last(f(norm2), norm2));
-    a.rstd2 = sums("rstd2", above_, f(norm2), last(f(norm2), norm2));
-    a.normed2 = matrix("normed2", above_, C_, f(norm2), last(f(up), up));
-    a.up = matrix("up", above_, rms_ ? 2 * F_ : F_, f(up), last(f(activation), up));
-    a.activated = matrix("activated", above_, F_, f(activation), last(f(down), down));
-    a.ffn_out = matrix("ffn_out", above_, C_, f(down), next);
-    low_rank(a.low_qkv.value, Rows::all, low_ranks_.qkv, f(qkv), last(f(qkv), qkv));
-    low_rank(a.low_proj.value, above_, low_ranks_.proj, f(proj), last(f(proj), proj));
-    low_rank(a.low_up.value, above_, low_ranks_.up, f(up), last(f(up), up));
-    low_rank(a.low_down.value, above_, low_ranks_.down, f(down), last(f(down), down));
+  // The forward pass, of which `recompute` is not kept for the backward.
+  void forward(LayerActivations& a, Recompute recompute) {
+    const auto last = [&](int use, Phase p) { return until(Pass::forward, use, p); };
+    a.residual1 = matrix("residual1", Rows::all, C_,
+                         layer_ == 0 ? 0 : moments_.forward(layer_, norm1), last(norm2, norm1));
+    attention_half(a, recompute == Recompute::none ? Pass::forward : Pass::dropped);
+    const Pass pass = recompute == Recompute::block ? Pass::dropped : Pass::forward;
+    feed_forward_half(a, pass);
+    a.ffn_out = matrix("ffn_out", above_, C_, at(pass, down), moments_.forward(layer_ + 1, norm1));
+    // Kept, since the down projection is not computed again.
+    low_rank(a.low_down.value, above_, low_ranks_.down, at(pass, down), last(down, down));
+  }
+
+  // What is computed again before the backward.
+  void again(LayerActivations& a, Recompute recompute) {
+    attention_half(a, Pass::again);
+    if (recompute == Recompute::block) feed_forward_half(a, Pass::again);
   }
 
   void backward(LayerActivations& a, bool dropout) {
@@ -119,6 +113,52 @@ class LayerPlanner {
   }
 
  private:
+  // A forward whose results the backward needs, one whose results it does not, and its repetition.
+  enum class Pass { forward, dropped, again };
+
+  int at(Pass pass, int phase) const {
+    const auto p = static_cast<Phase>(phase);
+    return pass == Pass::again ? moments_.recompute(layer_, p) : moments_.forward(layer_, p);
+  }
+  // The last use of something needed up to `use` of its pass, and in the backward of `p`.
+  int until(Pass pass, int use, Phase p) const {
+    if (pass == Pass::dropped) return at(pass, use);
+    return moments_.last(at(pass, use), moments_.backward(layer_, p));
+  }
+
+  void attention_half(LayerActivations& a, Pass pass) {
+    const auto f = [&](Phase p) { return at(pass, p); };
+    const auto last = [&](int use, Phase p) { return until(pass, use, p); };
+    if (!rms_) a.mean1 = sums("mean1", Rows::all, f(norm1), last(norm1, norm1));
+    a.rstd1 = sums("rstd1", Rows::all, f(norm1), last(norm1, norm1));
+    a.normed1 = matrix("normed1", Rows::all, C_, f(norm1), last(qkv, qkv));
+    a.qkv = matrix("qkv", Rows::all, qkv_width_, f(qkv), last(attention, attention));
+    a.mixed = matrix("mixed", Rows::all, C_, f(attention), last(proj, attention));
+    a.lse = plan_.add(
+        "lse", sum_dtype_,
+        [h = heads_](int64_t n, int64_t) {
+          return BufferShape{h, n};
+        },
+        f(attention), last(attention, attention));
+    low_rank(a.low_qkv.value, Rows::all, low_ranks_.qkv, f(qkv), last(qkv, qkv));
+  }
+
+  // Attention's projection and the feed-forward, up to its last product.
+  void feed_forward_half(LayerActivations& a, Pass pass) {
+    const auto f = [&](Phase p) { return at(pass, p); };
+    const auto last = [&](int use, Phase p) { return until(pass, use, p); };
+    a.attention_out = matrix("attention_out", above_, C_, f(proj), f(norm2));
+    // Of the forward up to the next layer, or the final norm.
+    a.residual2 = matrix("residual2", above_, C_, f(norm2), last(phases, norm2));
+    if (!rms_) a.mean2 = sums("mean2", above_, f(norm2), last(norm2, norm2));
+    a.rstd2 = sums("rstd2", above_, f(norm2), last(norm2, norm2));
+    a.normed2 = matrix("normed2", above_, C_, f(norm2), last(up, up));
+    a.up = matrix("up", above_, rms_ ? 2 * F_ : F_, f(up), last(activation, up));
+    a.activated = matrix("activated", above_, F_, f(activation), last(down, down));
+    low_rank(a.low_proj.value, above_, low_ranks_.proj, f(proj), last(proj, proj));
+    low_rank(a.low_up.value, above_, low_ranks_.up, f(up), last(up, up));
+  }
+
   at::Tensor matrix(const char* name, Rows rows, int64_t columns, int first, int last) {
     return plan_.add(name, dtype_, shape_of(rows, columns), first, last);
   }
@@ -143,17 +183,21 @@ class LayerPlanner {
 }  // namespace
 
 Activations::Activations(const ModelConfig& config, const Training& adapters,
-                         at::ScalarType compute, Purpose purpose, bool dropout,
+                         at::ScalarType compute, Purpose purpose, bool dropout, Recompute recompute,
                          std::shared_ptr<ArenaStorage> storage)
-    : plan_(std::move(storage)) {
+    : recompute_(purpose == Purpose::training ? recompute : Recompute::none),
+      plan_(std::move(storage)) {
   const bool training = purpose == Purpose::training;
-  const Moments moments(static_cast<int>(config.n_layer), training);
+  const Moments moments(static_cast<int>(config.n_layer), training, recompute_);
   layers.resize(static_cast<size_t>(config.n_layer));
   const std::vector<LowRanks> ranks = low_ranks(config, adapters);
-  for (int l = 0; l < static_cast<int>(config.n_layer); ++l) {
-    LayerPlanner planner(plan_, config, ranks[static_cast<size_t>(l)], compute, moments, l);
-    planner.forward(layers[static_cast<size_t>(l)]);
-    if (training) planner.backward(layers[static_cast<size_t>(l)], dropout);
+  for (size_t l = 0; l < layers.size(); ++l) {
+    LayerPlanner planner(plan_, config, ranks[l], compute, moments, static_cast<int>(l));
+    planner.forward(layers[l], recomputes(l) ? recompute_ : Recompute::none);
+    if (!training) continue;
+    backward_layers.push_back(layers[l]);
+    if (recomputes(l)) planner.again(backward_layers[l], recompute_);
+    planner.backward(backward_layers[l], dropout);
   }
   plan_top(config, compute, moments, training);
 }

@@ -8,6 +8,7 @@
 
 #include "model/arena.h"
 #include "train_sft/config/parameter_layout.h"
+#include "train_sft/config/recompute.h"
 
 namespace train_sft {
 
@@ -51,8 +52,10 @@ class Activations {
   enum class Purpose { training, inference };
   class Moments;
 
+  // recompute: of training; an inference plan keeps nothing to begin with.
   Activations(const ModelConfig& config, const Training& adapters, at::ScalarType compute,
-              Purpose purpose, bool dropout, std::shared_ptr<ArenaStorage> storage);
+              Purpose purpose, bool dropout, Recompute recompute,
+              std::shared_ptr<ArenaStorage> storage);
 
   // Makes every tensor valid for a micro-batch. L = N: nothing is gathered.
   void bind(int64_t tokens, int64_t learned) { plan_.bind(tokens, learned); }
@@ -60,7 +63,16 @@ class Activations {
   // Of the arena, for a micro-batch of so many tokens; without touching any memory.
   uint64_t planned_bytes(int64_t tokens) { return plan_.plan(tokens); }
 
+  // Whether a layer's forward is run again before its backward. The last layer's never is: its
+  // backward follows at once.
+  bool recomputes(size_t layer) const {
+    return recompute_ != Recompute::none && layer + 1 < layers.size();
+  }
+
   std::vector<LayerActivations> layers;
+  // The same layers as their backward sees them, in training: of a layer that is recomputed, the
+  // tensors computed again, which stand elsewhere; all others are those of `layers`.
+  std::vector<LayerActivations> backward_layers;
   at::Tensor top_mixed;       // [L, C] the learned rows of the last layer's mixed, when L < N
   at::Tensor top_residual;    // [L, C] and of its residual1
   at::Tensor final_residual;  // [L, C]
@@ -74,6 +86,7 @@ class Activations {
   void plan_top(const ModelConfig& config, at::ScalarType compute, const Moments& moments,
                 bool training);
 
+  Recompute recompute_;
   ArenaPlan plan_;
 };
 

@@ -35,7 +35,8 @@ struct Decoder::State {
         weights(model_weights(parameters)),
         family(config, parameters.compute().scalar_type()),
         activations(config, parameters.training(), parameters.compute().scalar_type(),
-                    Activations::Purpose::inference, false, std::make_shared<ArenaStorage>(0)) {
+                    Activations::Purpose::inference, false, Recompute::none,
+                    std::make_shared<ArenaStorage>(0)) {
     const at::TensorOptions options = parameters.compute().options();
     for (int64_t l = 0; l < config.n_layer; ++l) {
       const std::vector<int64_t> shape = {config.block_size, config.kv_heads(), config.head_dim()};

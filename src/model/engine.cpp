@@ -76,12 +76,13 @@ struct Engine::State {
         family(config, p.compute().scalar_type()),
         storage(std::make_shared<ArenaStorage>(o.max_arena_bytes)),
         inference(config, p.training(), p.compute().scalar_type(), Activations::Purpose::inference,
-                  false, storage) {
+                  false, Recompute::none, storage) {
     TRAIN_SFT_CHECK(o.dropout >= 0 && o.dropout < 1, "dropout {}", o.dropout);
     const at::ScalarType dtype = p.compute().scalar_type();
     if (p.has_gradients())
-      training = std::make_unique<Activations>(
-          config, p.training(), dtype, Activations::Purpose::training, o.dropout > 0, storage);
+      training =
+          std::make_unique<Activations>(config, p.training(), dtype, Activations::Purpose::training,
+                                        o.dropout > 0, o.recompute, storage);
     if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens, o.max_tokens);
   }
 
@@ -97,8 +98,14 @@ struct Engine::State {
                                      uint32_t site) const;
 
   void forward(Activations& a, const Batch& batch, bool dropout) const;
-  void attention_forward(Activations& a, size_t l, const Batch& batch) const;
-  void ffn_forward(Activations& a, size_t l, bool dropout) const;
+  // below: the layer whose output this one receives; none: it stands in residual1 already.
+  void attention_forward(const LayerActivations& x, const LayerActivations* below, size_t l,
+                         const Batch& batch) const;
+  // Up to `activated`: what stands before the last product.
+  void ffn_hidden_forward(const Activations& a, const LayerActivations& x, size_t l,
+                          bool dropout) const;
+  void ffn_forward(const Activations& a, size_t l, bool dropout) const;
+  void forward_again(const Activations& a, size_t l, const Batch& batch) const;
   LossSums loss(Activations& a, const Batch& batch, bool gradients) const;
   void backward(Activations& a, const Batch& batch) const;
   void ffn_backward(Activations& a, size_t l) const;
@@ -151,7 +158,12 @@ void Engine::State::forward(Activations& a, const Batch& batch, bool dropout) co
   ops::embedding_forward(x, weights.embedding, weights.position, batch.tokens, batch.positions);
   if (dropout) ops::dropout(x, x, row_keys, kEmbeddingSite, options.dropout);
   for (size_t l = 0; l < a.layers.size(); ++l) {
-    attention_forward(a, l, batch);
+    const LayerActivations& layer = a.layers[l];
+    attention_forward(layer, l > 0 ? &a.layers[l - 1] : nullptr, l, batch);
+    if (gathers(l)) {
+      gather_rows(a.top_mixed, layer.mixed, batch.learned);
+      gather_rows(a.top_residual, layer.residual1, batch.learned);
+    }
     ffn_forward(a, l, dropout);
   }
   const LayerActivations& last = a.layers.back();
@@ -159,27 +171,23 @@ void Engine::State::forward(Activations& a, const Batch& batch, bool dropout) co
                       last.ffn_out, weights.final_norm);
 }
 
-void Engine::State::attention_forward(Activations& a, size_t l, const Batch& batch) const {
+void Engine::State::attention_forward(const LayerActivations& x, const LayerActivations* below,
+                                      size_t l, const Batch& batch) const {
   const LayerWeights& w = weights.layers[l];
-  const LayerActivations& x = a.layers[l];
-  if (l == 0) {
+  if (below == nullptr) {
     family.norm_forward(x.normed1, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
   } else {
-    const LayerActivations& below = a.layers[l - 1];
-    family.norm_forward(x.normed1, x.residual1, x.mean1, x.rstd1, below.residual2, below.ffn_out,
+    family.norm_forward(x.normed1, x.residual1, x.mean1, x.rstd1, below->residual2, below->ffn_out,
                         w.norm1);
   }
   family.linear_forward(x.qkv, x.normed1, w.qkv, x.low_qkv);
   family.rope_forward(x.qkv, batch.positions);
   ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, family.attention());
-  if (!gathers(l)) return;
-  gather_rows(a.top_mixed, x.mixed, batch.learned);
-  gather_rows(a.top_residual, x.residual1, batch.learned);
 }
 
-void Engine::State::ffn_forward(Activations& a, size_t l, bool dropout) const {
+void Engine::State::ffn_hidden_forward(const Activations& a, const LayerActivations& x, size_t l,
+                                       bool dropout) const {
   const LayerWeights& w = weights.layers[l];
-  const LayerActivations& x = a.layers[l];
   const at::Tensor& mixed = gathers(l) ? a.top_mixed : x.mixed;
   const at::Tensor& residual = gathers(l) ? a.top_residual : x.residual1;
   family.linear_forward(x.attention_out, mixed, w.proj, x.low_proj);
@@ -188,8 +196,20 @@ void Engine::State::ffn_forward(Activations& a, size_t l, bool dropout) const {
   family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, residual, x.attention_out, w.norm2);
   family.linear_forward(x.up, x.normed2, w.up, x.low_up);
   family.activation_forward(x.activated, x.up);
-  family.linear_forward(x.ffn_out, x.activated, w.down, x.low_down);
+}
+
+void Engine::State::ffn_forward(const Activations& a, size_t l, bool dropout) const {
+  const LayerActivations& x = a.layers[l];
+  ffn_hidden_forward(a, x, l, dropout);
+  family.linear_forward(x.ffn_out, x.activated, weights.layers[l].down, x.low_down);
   if (dropout) ops::dropout(x.ffn_out, x.ffn_out, keys(l), ffn_site(l), options.dropout);
+}
+
+// Same inputs, same kernels, dropout keyed: the same bits as the first time.
+void Engine::State::forward_again(const Activations& a, size_t l, const Batch& batch) const {
+  const LayerActivations& x = a.backward_layers[l];
+  attention_forward(x, nullptr, l, batch);
+  if (options.recompute == Recompute::block) ffn_hidden_forward(a, x, l, options.dropout > 0);
 }
 
 LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients) const {
@@ -204,6 +224,7 @@ void Engine::State::backward(Activations& a, const Batch& batch) const {
   family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
                        a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
   for (size_t l = a.layers.size(); l-- > first_trained;) {
+    if (a.recomputes(l)) forward_again(a, l, batch);
     ffn_backward(a, l);
     attention_backward(a, l, batch);
   }
@@ -218,7 +239,7 @@ void Engine::State::backward(Activations& a, const Batch& batch) const {
 // part and of attention's projection.
 void Engine::State::ffn_backward(Activations& a, size_t l) const {
   const LayerWeights& w = weights.layers[l];
-  const LayerActivations& x = a.layers[l];
+  const LayerActivations& x = a.backward_layers[l];
   const at::Tensor& residual = gathers(l) ? a.grad_top_residual : a.grad_residual;
   const at::Tensor& grad_ffn = dropout_backward(x.grad_ffn_out, residual, l, ffn_site(l));
   family.linear_backward(x.grad_activated, grad_ffn, x.activated, w.down, x.low_down);
@@ -234,7 +255,7 @@ void Engine::State::ffn_backward(Activations& a, size_t l) const {
 
 void Engine::State::attention_backward(Activations& a, size_t l, const Batch& batch) const {
   const LayerWeights& w = weights.layers[l];
-  const LayerActivations& x = a.layers[l];
+  const LayerActivations& x = a.backward_layers[l];
   if (gathers(l)) {
     scatter_rows(x.grad_mixed, a.grad_top_mixed, batch.learned);
     scatter_rows(a.grad_residual, a.grad_top_residual, batch.learned);
@@ -287,9 +308,10 @@ at::Tensor Engine::logits(const Batch& batch) {
 }
 
 uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
-                                     bool dropout, int64_t tokens, const Training& training) {
+                                     bool dropout, Recompute recompute, int64_t tokens,
+                                     const Training& training) {
   Activations activations(config, training, compute, Activations::Purpose::training, dropout,
-                          nullptr);
+                          recompute, nullptr);
   return activations.planned_bytes(tokens);
 }
 

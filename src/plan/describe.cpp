@@ -133,6 +133,23 @@ void describe_cost(const Json& plan, Text& text) {
               whole(number(plan, "largest_batch_size")));
 }
 
+// What each kind of recomputation would save, and cost, against this run as it is set.
+void describe_recompute(const Json& plan, Text& text) {
+  const double bytes = plan["memory_bytes"]["total"].get<double>();
+  const double step_ms = number(plan, "step_ms");
+  std::string kinds;
+  for (const auto& [kind, with] : plan["recompute"].items()) {
+    const double saved = bytes - number(with, "memory_bytes");
+    if (saved == 0) continue;
+    kinds += fmt::format("{}{} would {} {}", kinds.empty() ? "" : "; ", kind,
+                         saved > 0 ? "save" : "take", human_bytes(std::abs(saved)));
+    if (step_ms > 0)
+      kinds +=
+          fmt::format(" for {:+.0f} % of the time", 100 * (number(with, "step_ms") / step_ms - 1));
+  }
+  if (!kinds.empty()) text.line("", "--recompute: {}", kinds);
+}
+
 void describe_storage(const Json& plan, Text& text) {
   const Json& storage = plan["storage_bytes"];
   double all = 0;
@@ -192,6 +209,7 @@ std::string describe_plan(const Json& plan) {
   describe_length(plan, text);
   describe_schedule(plan, text);
   describe_cost(plan, text);
+  describe_recompute(plan, text);
   describe_storage(plan, text);
   return text.take() + warnings_of(plan);
 }

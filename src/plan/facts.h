@@ -3,9 +3,9 @@
 
 #include "train_sft/config/parameter_layout.h"
 #include "train_sft/config/run_shape.h"
-#include "train_sft/plan/memory_plan.h"
 #include "train_sft/plan/plan.h"
 #include "train_sft/plan/step_time.h"
+#include "train_sft/train/memory_plan.h"
 
 namespace train_sft {
 
@@ -23,6 +23,7 @@ struct PlanFacts {
   uint64_t free_disk_bytes = 0;
   uint64_t available_memory = 0;  // of the device
   MemoryPlan memory{};
+  int64_t micro_batch_tokens = 0;  // of the largest
   int64_t largest_batch = 0;
   double flops_per_step = 0;
   StepTime time{};

@@ -82,8 +82,9 @@ uint64_t checkpoint_copy_bytes(const PlanFacts& facts) {
 
 void plan_memory_of_run(PlanFacts& facts) {
   const TrainConfig& config = facts.config();
-  facts.memory = plan_memory(facts.model, facts.precision, config.dropout,
-                             largest_micro_batch(facts), facts.threads, training_of(config));
+  facts.micro_batch_tokens = largest_micro_batch(facts);
+  facts.memory =
+      plan_memory(facts.model, config, facts.precision, facts.threads, facts.micro_batch_tokens);
   facts.memory.program = facts.request.program_bytes;
   facts.memory.data = data_bytes(facts.request.data);
   if (config.save_in_background && !facts.request.on)  // a device's is made in its host's memory
@@ -260,6 +261,24 @@ void add_cost(Json& plan, const PlanFacts& facts) {
   plan["largest_batch_size"] = facts.largest_batch;
 }
 
+// Memory and time with each kind of recomputation, this run's own included.
+void add_recompute(Json& plan, const PlanFacts& facts) {
+  TrainConfig config = facts.config();
+  const auto part = [&](const std::string& kind) {
+    return recomputed_part(facts.model, facts.batch.block_size, parse_recompute(kind));
+  };
+  const double now = part(facts.config().recompute);
+  for (const char* kind : {"none", "attention", "block"}) {
+    config.recompute = kind;
+    const MemoryPlan memory =
+        plan_memory(facts.model, config, facts.precision, facts.threads, facts.micro_batch_tokens);
+    const double step_ms = facts.time.step_ms + facts.time.evaluate_ms * (part(kind) - now);
+    plan["recompute"][kind] = {
+        {"memory_bytes", memory.total() + facts.memory.data + facts.memory.program},
+        {"step_ms", facts.time.step_ms > 0 ? Json(step_ms) : Json()}};
+  }
+}
+
 }  // namespace
 
 Json make_plan(const PlanRequest& request) {
@@ -285,6 +304,7 @@ Json make_plan(const PlanRequest& request) {
   plan_memory_of_run(facts);
   plan_time(facts);
   add_cost(plan, facts);
+  add_recompute(plan, facts);
   plan["warnings"] = plan_warnings(facts);
   return plan;
 }

@@ -12,7 +12,7 @@
 #include "train_sft/config/parameter_layout.h"
 #include "train_sft/model/engine.h"
 #include "train_sft/ops/kernels.h"
-#include "train_sft/plan/memory_plan.h"
+#include "train_sft/train/memory_plan.h"
 #include "train_sft/train/optimizer.h"
 
 namespace train_sft {
@@ -74,6 +74,7 @@ Rates measure(const Probe& probe, const ModelConfig& model, int64_t rows) {
   AdamW optimizer(parameters, {});
   EngineOptions options;
   options.dropout = probe.config.dropout;
+  options.recompute = parse_recompute(probe.config.recompute);
   Engine engine(parameters, options);
   const int64_t block = probe.config.block_size;
   const auto next = [&](int64_t i) {
@@ -109,8 +110,11 @@ Reduced reduce(const Probe& probe) {
                              (kRoughFlopsPerThread * static_cast<double>(probe.threads));
   const auto rows = std::clamp<int64_t>(static_cast<int64_t>(kPatientSeconds / row_seconds), 1,
                                         probe.batch.batch_size);
-  const uint64_t needed = plan_memory(probe.model, probe.precision, probe.config.dropout,
-                                      rows * probe.config.block_size, probe.threads)
+  TrainConfig whole = probe.config;  // the probe trains every parameter
+  whole.lora_rank = 0;
+  whole.freeze.clear();
+  const uint64_t needed = plan_memory(probe.model, whole, probe.precision, probe.threads,
+                                      rows * probe.config.block_size)
                               .total();
   const bool too_large = probe.available_bytes > 0 && needed > probe.available_bytes / 10 * 9;
   return {rows, probe.model.n_layer > 2 && (too_large || row_seconds > 4 * kPatientSeconds)};
@@ -138,6 +142,22 @@ double flops_per_token(const ModelConfig& model, int64_t block_size) {
     weights -= static_cast<double>(model.vocab_size) * static_cast<double>(model.n_embd);
   return 6 * weights +
          12.0 * static_cast<double>(model.n_layer * model.n_embd) * static_cast<double>(block_size);
+}
+
+double recomputed_part(const ModelConfig& model, int64_t block_size, Recompute recompute) {
+  const auto width = static_cast<double>(model.n_embd);
+  const double qkv =
+      width * static_cast<double>((model.n_head + 2 * model.kv_heads()) * model.head_dim());
+  const auto hidden = static_cast<double>(model.ffn());
+  const double up = (model.family == Family::llama ? 2 : 1) * width * hidden;
+  // Scores and mixture, of half the pairs.
+  const double attention = width * static_cast<double>(block_size);
+  const double layer = qkv + attention + width * width + up + hidden * width;
+  const double again = recompute == Recompute::none        ? 0
+                       : recompute == Recompute::attention ? qkv + attention
+                                                           : layer - hidden * width;
+  const auto layers = static_cast<double>(model.n_layer);
+  return (layers - 1) * again / (layers * layer + width * static_cast<double>(model.vocab_size));
 }
 
 StepTime measure_step(const Probe& probe) {

@@ -49,6 +49,7 @@ const Names kFreeOptions = {"data",
                             "max_bad_steps",
                             "on_divergence",
                             "threads",
+                            "recompute",
                             "device"};
 const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", "min_lr",
                                 "lr_schedule", "warmup_iters", "plateau_iters"};

@@ -107,6 +107,7 @@ void prepare_model(Run& run) {
   EngineOptions engine;
   engine.dropout = config.dropout;
   engine.seed = static_cast<uint64_t>(config.seed);
+  engine.recompute = parse_recompute(config.recompute);
   engine.max_tokens = config.batch_size * config.block_size;
   run.engine = std::make_unique<Engine>(*run.parameters, engine);
 }

@@ -119,6 +119,35 @@ def test_steps_bytes_and_memory_are_those_of_the_run(tmp_path):
     assert planned["memory_bytes"]["total"] == pytest.approx(peak, rel=0.1)
 
 
+def test_what_recomputation_would_save(tmp_path):
+    write_examples(tmp_path / "data.jsonl", 200, 40)
+    options = ["--data", "data.jsonl", "--tokenizer_type", "char", "--family", "llama", "--n_layer", "8", "--n_head",
+               "4", "--n_embd", "192", "--block_size", "256", "--batch_size", "8", "--packing", "best_fit",
+               "--max_iters", "4", "--log_interval", "1", "--eval_interval", "0", "--threads", "1"]
+    planned = {kind: plan(*options, "--recompute", kind, cwd=tmp_path) for kind in ("none", "attention", "block")}
+    for kind, own in planned.items():
+        # Every plan knows the memory of all three, and its own time.
+        for other in planned:
+            assert own["recompute"][other]["memory_bytes"] == pytest.approx(
+                planned[other]["memory_bytes"]["total"], rel=0.03)
+        assert own["recompute"][kind]["step_ms"] == own["step_ms"]
+        times = [own["recompute"][other]["step_ms"] for other in ("none", "attention", "block")]
+        assert times == sorted(times) and times[0] < times[2] < 1.5 * times[0]
+    activations = [own["memory_bytes"]["activations"] for own in planned.values()]
+    assert activations[2] < 0.5 * activations[0] and activations[2] < activations[1] < 0.9 * activations[0]
+    losses, peaks = {}, {}
+    for kind in planned:
+        train_sft(*options, "--recompute", kind, "--out_dir", kind, cwd=tmp_path)
+        steps = metrics(tmp_path / kind)
+        losses[kind] = [(step["loss"], step["grad_norm"]) for step in steps.values()]
+        peaks[kind] = max(step["memory_bytes"] for step in steps.values())
+    assert losses["none"] == losses["attention"] == losses["block"]
+    for kind, own in planned.items():
+        assert own["memory_bytes"]["total"] == pytest.approx(peaks[kind], rel=0.1)
+    said = train_sft("plan", *options, cwd=tmp_path)
+    assert "block would save" in said and "% of the time" in said
+
+
 @pytest.mark.parametrize("arguments, id_", [
     (["--warmup_iters", "50", "--max_iters", "50"], "warmup_too_long"),
     (["--deadline", "1s", "--on", "l4", "--max_iters", "90000"], "deadline"),

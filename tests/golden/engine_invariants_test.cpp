@@ -125,11 +125,16 @@ TEST_P(EngineInvariantsTest, EvaluationDropsNothingAndLeavesGradientsAlone) {
 }
 
 TEST_P(EngineInvariantsTest, NoTensorStorageIsAllocatedInSteadyState) {
-  for (at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+  const std::pair<at::ScalarType, Recompute> kinds[] = {{at::kFloat, Recompute::none},
+                                                        {at::kBFloat16, Recompute::none},
+                                                        {at::kFloat, Recompute::attention},
+                                                        {at::kFloat, Recompute::block}};
+  for (const auto& [compute, recompute] : kinds) {
     Parameters parameters(GetParam().config, at::kFloat, compute);
     samples::randomise(parameters, 7);
     EngineOptions options;
     options.dropout = 0.1;
+    options.recompute = recompute;
     Engine engine(parameters, options);
     // Micro-batches of differing sizes; the largest is among the first ten.
     std::vector<Batch> batches;

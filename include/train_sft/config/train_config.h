@@ -102,6 +102,7 @@ struct TrainConfig {
   std::string device = "auto";     // auto, cpu
   std::string precision = "auto";  // auto, fp32, bf16
   int64_t threads = 0;             // 0: the cores this process may use
+  std::string recompute = "none";  // none, attention, block (config/recompute.h)
   int64_t gpus = 1;  // ranks of the batch; worked off in turn by the devices there are
 };
 

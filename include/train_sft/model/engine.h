@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "train_sft/config/recompute.h"
 #include "train_sft/data/batch.h"
 #include "train_sft/model/parameters.h"
 
@@ -18,6 +19,7 @@ namespace train_sft {
 struct EngineOptions {
   double dropout = 0.0;    // after the embedding, and after each attention and feed-forward output
   uint64_t seed = 0;       // of dropout
+  Recompute recompute = Recompute::none;  // less arena for more time; the same bits
   int64_t max_tokens = 0;  // of a micro-batch, to plan the arena; grows when exceeded
   uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
 };
@@ -48,7 +50,8 @@ class Engine {
   uint64_t arena_bytes() const;
   // What training would plan for a micro-batch of so many tokens, all learned. Allocates nothing.
   static uint64_t planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
-                                      bool dropout, int64_t tokens, const Training& training = {});
+                                      bool dropout, Recompute recompute, int64_t tokens,
+                                      const Training& training = {});
 
  private:
   struct State;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "train_sft/config/recompute.h"
 #include "train_sft/config/run_shape.h"
 #include "train_sft/data/batch.h"
 #include "train_sft/plan/device_table.h"
@@ -16,6 +17,10 @@ namespace train_sft {
 // matrix, and 12 × layers × width × sequence length for attention (Chowdhery et al. 2022, PaLM,
 // appendix B; the causal half is not taken off).
 double flops_per_token(const ModelConfig& model, int64_t block_size);
+
+// The part of the forward's multiplications that the backward repeats: what a step takes longer, in
+// forward passes.
+double recomputed_part(const ModelConfig& model, int64_t block_size, Recompute recompute);
 
 struct StepTime {
   double evaluate_ms = 0;      // forward alone, of the tokens of a mean step

@@ -29,9 +29,9 @@ struct MemoryPlan {
 Json to_json(const MemoryPlan& plan);  // by part, plus "total"
 
 // Everything but data and program, for a micro-batch of so many tokens, all of them learned.
-// precision: fp32 or bf16.
-MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
-                       int64_t micro_batch_tokens, int64_t threads, const Training& training = {});
+// precision: fp32 or bf16. Of the settings: what is trained, dropout, recompute.
+MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
+                       const std::string& precision, int64_t threads, int64_t micro_batch_tokens);
 // The most rows of block_size a micro-batch may have within so many bytes; 0: not even one.
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
                       const std::string& precision, int64_t threads, uint64_t available);

@@ -1,4 +1,4 @@
-#include "train_sft/plan/memory_plan.h"
+#include "train_sft/train/memory_plan.h"
 
 #include <algorithm>
 
@@ -46,8 +46,9 @@ Json to_json(const MemoryPlan& plan) {
           {"total", plan.total()}};
 }
 
-MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, double dropout,
-                       int64_t micro_batch_tokens, int64_t threads, const Training& training) {
+MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
+                       const std::string& precision, int64_t threads, int64_t micro_batch_tokens) {
+  const Training training = training_of(config);
   const ParameterLayout layout = parameter_layout(model, training);
   const auto elements = static_cast<uint64_t>(layout.total);
   const auto trained = static_cast<uint64_t>(layout.trained_total);
@@ -56,8 +57,9 @@ MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, d
   plan.compute_copy = precision == "fp32" ? 0 : 2 * elements;
   plan.gradients = 4 * trained;
   plan.optimizer = 8 * trained;
-  plan.activations = Engine::planned_arena_bytes(model, compute_type(precision), dropout > 0,
-                                                 micro_batch_tokens, training);
+  plan.activations =
+      Engine::planned_arena_bytes(model, compute_type(precision), config.dropout > 0,
+                                  parse_recompute(config.recompute), micro_batch_tokens, training);
   plan.workspace = workspace_bytes(model, precision, micro_batch_tokens, threads);
   return plan;
 }
@@ -65,9 +67,7 @@ MemoryPlan plan_memory(const ModelConfig& model, const std::string& precision, d
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
                       const std::string& precision, int64_t threads, uint64_t available) {
   const auto fits = [&](int64_t rows) {
-    const int64_t tokens = rows * config.block_size;
-    const Training training = training_of(config);
-    return plan_memory(model, precision, config.dropout, tokens, threads, training).total() <=
+    return plan_memory(model, config, precision, threads, rows * config.block_size).total() <=
            available;
   };
   if (!fits(1)) return 0;
