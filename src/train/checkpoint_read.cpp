@@ -82,9 +82,11 @@ void load_model(const std::string& directory, Parameters& parameters) {
 
 // A buffer of what is trained.
 void load_trained(const SafetensorsFile& file, const std::string& path, const std::string& prefix,
-                  const ParameterLayout& layout, const at::Tensor& flat) {
+                  const ParameterLayout& layout, const at::Tensor& flat,
+                  const AdamW* second_moments_of = nullptr) {
   for (const auto& parameter : layout.parameters)
-    if (parameter.trained())
+    if (parameter.trained() &&
+        (second_moments_of == nullptr || second_moments_of->has_second_moment(parameter)))
       load_tensor(file, path, prefix + parameter.name,
                   flat.narrow(0, parameter.trained_offset, parameter.numel).view(parameter.shape));
 }
@@ -229,7 +231,7 @@ TrainState load_training(const std::string& directory, Parameters& parameters, A
                     parameters.master(parameter.name));
   }
   load_trained(file, path, files::kExpAvgPrefix, layout, optimizer.exp_avg());
-  load_trained(file, path, files::kExpAvgSqPrefix, layout, optimizer.exp_avg_sq());
+  load_trained(file, path, files::kExpAvgSqPrefix, layout, optimizer.exp_avg_sq(), &optimizer);
   parameters.refresh_compute();
   optimizer.t = state.adam_t;
   return state;

@@ -175,16 +175,19 @@ CheckpointContents contents_of(const CheckpointParts& parts) {
       contents.model.push_back(
           {info.name, adapts ? parameters.master(info.name) : parameters.compute(info.name),
            info.trained()});
-  const auto add_trained = [&](const char* prefix, const at::Tensor& flat) {
+  const auto all = [](const ParameterInfo&) { return true; };
+  const auto add_trained = [&](const char* prefix, const at::Tensor& flat, const auto& holds) {
     for (const ParameterInfo& info : layout)
-      if (info.trained())
+      if (info.trained() && holds(info))
         contents.optimizer.push_back(
             {prefix + info.name, flat.narrow(0, info.trained_offset, info.numel).view(info.shape),
              true});
   };
-  if (parameters.masters_apart() && !adapts) add_trained(files::kMasterPrefix, parameters.master());
-  add_trained(files::kExpAvgPrefix, parts.optimizer->exp_avg());
-  add_trained(files::kExpAvgSqPrefix, parts.optimizer->exp_avg_sq());
+  if (parameters.masters_apart() && !adapts)
+    add_trained(files::kMasterPrefix, parameters.master(), all);
+  add_trained(files::kExpAvgPrefix, parts.optimizer->exp_avg(), all);
+  add_trained(files::kExpAvgSqPrefix, parts.optimizer->exp_avg_sq(),
+              [&](const ParameterInfo& info) { return parts.optimizer->has_second_moment(info); });
   return contents;
 }
 

@@ -1,8 +1,11 @@
 #include "train_sft/train/optimizer.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "train_sft/base/error.h"
@@ -10,16 +13,26 @@
 
 namespace train_sft {
 
+bool is_muons(const ParameterInfo& parameter) {
+  return parameter.layer >= 0 && parameter.shape.size() == 2 && !parameter.adapter;
+}
+
 AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
     : parameters_(parameters),
       options_(options),
       exp_avg_(at::zeros({parameters.layout().trained_total}, parameters.master().options())),
-      exp_avg_sq_(at::zeros_like(exp_avg_)) {
+      exp_avg_sq_(options.muon ? at::empty_like(exp_avg_) : at::zeros_like(exp_avg_)) {
   // The gaps between parameters hold zeros with zero gradients: an update leaves them zero, so a
   // range may run across them, as long as nothing frozen lies between.
+  size_t matrices_before = 0;  // a range does not run across a matrix
   for (const auto& parameter : parameters.layout().parameters) {
     if (!parameter.trained()) continue;
-    const bool goes_on = !ranges_.empty() && ranges_.back().decay == parameter.decay &&
+    if (!has_second_moment(parameter)) {
+      add_matrices(parameter);
+      continue;
+    }
+    const bool goes_on = !ranges_.empty() && matrices_.size() == matrices_before &&
+                         ranges_.back().decay == parameter.decay &&
                          parameter.offset - ranges_.back().offset ==
                              parameter.trained_offset - ranges_.back().trained_offset;
     if (!goes_on)
@@ -27,6 +40,43 @@ AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
                          parameters.master_offset(parameter), 0, parameter.decay});
     ranges_.back().numel =
         parameter.trained_offset + parameter.numel - ranges_.back().trained_offset;
+    matrices_before = matrices_.size();
+  }
+  // Where Muon has no second moment its memory is never touched.
+  if (!options_.muon) return;
+  for (const Range& range : ranges_)
+    exp_avg_sq_.narrow(0, range.trained_offset, range.numel).zero_();
+  int64_t scratch = 0;
+  for (const Matrix& matrix : matrices_)
+    scratch = std::max(scratch, ops::muon_scratch(matrix.shape));
+  if (scratch > 0) scratch_ = at::empty({scratch}, at::kFloat);
+}
+
+// GPT-2 keeps q, k and v side by side in one parameter [in, 3 out]: three matrices.
+void AdamW::add_matrices(const ParameterInfo& parameter) {
+  const int64_t rows = parameter.shape[0], width = parameter.shape[1];
+  const int64_t parts = parameter.name.ends_with("attn.c_attn.weight") ? 3 : 1;
+  for (int64_t part = 0; part < parts; ++part)
+    matrices_.push_back({parameter.offset,
+                         parameter.trained_offset,
+                         parameters_.master_offset(parameter),
+                         {rows, width / parts, width, part * (width / parts)}});
+}
+
+void AdamW::update_matrices(double lr, double grad_scale) {
+  ops::MuonStep update;
+  update.lr = lr;
+  update.weight_decay = options_.weight_decay;
+  update.grad_scale = grad_scale;
+  const bool separate_compute = parameters_.masters_apart();
+  for (const Matrix& matrix : matrices_) {
+    const auto cut = [&](const at::Tensor& flat, int64_t offset) {
+      return flat.narrow(0, offset, matrix.shape.rows * matrix.shape.stride);
+    };
+    ops::muon(cut(parameters_.master(), matrix.master_offset),
+              separate_compute ? cut(parameters_.compute(), matrix.offset) : at::Tensor(),
+              cut(parameters_.gradients(), matrix.trained_offset),
+              cut(exp_avg_, matrix.trained_offset), scratch_, matrix.shape, update);
   }
 }
 
@@ -68,6 +118,7 @@ void AdamW::update(double lr, double denominator, double grad_norm) {
                cut(parameters_.gradients(), range.trained_offset),
                cut(exp_avg_, range.trained_offset), cut(exp_avg_sq_, range.trained_offset), pass);
   }
+  update_matrices(lr, pass.grad_scale);
 }
 
 }  // namespace train_sft

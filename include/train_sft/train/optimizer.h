@@ -1,5 +1,8 @@
 // AdamW (Loshchilov & Hutter 2019, decoupled decay on matrices only) over flat buffers: one pass
-// that folds in 1/denominator and the clip factor and refreshes the compute copy.
+// that folds in 1/denominator and the clip factor and refreshes the compute copy. With `muon` the
+// matrices of the blocks are updated by Muon instead (ops/muon.h): q, k, v and gate, up each for
+// itself, also where one parameter holds several. Embeddings, head, norms, biases and LoRA's
+// adapters stay AdamW's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,12 +11,17 @@
 #include <vector>
 
 #include "train_sft/model/parameters.h"
+#include "train_sft/ops/muon.h"
 
 namespace train_sft {
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, grad_clip = 1.0;
+  bool muon = false;
 };
+
+// Whether Muon updates this parameter, when it is asked for.
+bool is_muons(const ParameterInfo& parameter);
 
 class AdamW {
  public:
@@ -30,7 +38,10 @@ class AdamW {
   double grad_norm(double denominator) const;
   void update(double lr, double denominator, double grad_norm);
 
-  at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total]
+  bool has_second_moment(const ParameterInfo& parameter) const {
+    return !options_.muon || !is_muons(parameter);
+  }
+  at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total]; Muon's momentum
   at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // [trained_total]
   int64_t t = 0;                                    // updates applied
 
@@ -40,10 +51,18 @@ class AdamW {
     int64_t offset, trained_offset, master_offset, numel;
     bool decay;
   };
+  struct Matrix {
+    int64_t offset, trained_offset, master_offset;  // of the parameter it is, or is a part of
+    ops::MuonShape shape;
+  };
+  void add_matrices(const ParameterInfo& parameter);
+  void update_matrices(double lr, double grad_scale);
 
   Parameters& parameters_;
   AdamWOptions options_;
   std::vector<Range> ranges_;
+  std::vector<Matrix> matrices_;
+  at::Tensor scratch_;  // of Muon
   at::Tensor exp_avg_, exp_avg_sq_;
 };
 

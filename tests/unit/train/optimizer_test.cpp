@@ -130,5 +130,107 @@ TEST(AdamWTest, TheComputeCopyIsTheRoundedMasterAndGapsStayZero) {
   EXPECT_EQ(gaps.abs().max().item<float>(), 0.0f);
 }
 
+// torch.optim.Muon (2.9 and later) on the matrices of the blocks, AdamW on the rest. Its iteration
+// is in bfloat16: in float32, which it is given first, the two agree as closely as rounding lets.
+constexpr const char* kTorchMuon = R"(
+import sys, torch
+from safetensors.torch import load_file
+folder, denominator, steps = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+if not hasattr(torch.optim, 'Muon'):
+    sys.exit('no torch.optim.Muon')
+start = load_file(folder + '/start')
+
+def cut(key, value):
+    if key.endswith('attn.c_attn.weight'):
+        return {f'{key}.{i}': part.contiguous() for i, part in enumerate(value.chunk(3, dim=1))}
+    return {key: value}
+
+def cut_all(tensors):
+    return {k: v for key, value in tensors.items() for k, v in cut(key, value).items()}
+
+def train(float32):
+    bfloat16 = torch.Tensor.bfloat16
+    if float32:
+        torch.Tensor.bfloat16 = lambda tensor: tensor.clone()
+    weights = {k: torch.nn.Parameter(v.clone()) for k, v in cut_all(start).items()}
+    in_blocks = lambda k: k.startswith(('transformer.h.', 'model.layers.'))
+    matrices = [w for k, w in weights.items() if w.dim() == 2 and in_blocks(k)]
+    decayed = [w for k, w in weights.items() if w.dim() == 2 and not in_blocks(k)]
+    others = [w for w in weights.values() if w.dim() < 2]
+    assert matrices and decayed and others
+    muon = torch.optim.Muon(matrices, lr=1.0, weight_decay=0.1, momentum=0.95, nesterov=True,
+                            adjust_lr_fn='match_rms_adamw')
+    adamw = torch.optim.AdamW([{'params': decayed, 'weight_decay': 0.1}, {'params': others, 'weight_decay': 0.0}],
+                              lr=1.0, betas=(0.9, 0.95), eps=1e-8)
+    for step in range(steps):
+        gradients = cut_all(load_file(f'{folder}/gradient{step}'))
+        for key, w in weights.items():
+            w.grad = gradients[key] / denominator
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        for group in muon.param_groups + adamw.param_groups:
+            group['lr'] = 1e-2 / (1 + step)
+        muon.step()
+        adamw.step()
+    torch.Tensor.bfloat16 = bfloat16
+    return weights
+
+ours = cut_all(load_file(folder + '/end'))
+for float32, tolerance in ((True, 2e-3), (False, 5e-2)):
+    theirs = train(float32)
+    for key, w in theirs.items():
+        moved = (w - cut_all(start)[key]).norm().item()
+        off = (ours[key] - w).norm().item()
+        assert moved > 1e-3, (key, moved)
+        assert off < tolerance * moved, f'{key}: off by {off / moved} of the way, float32 {float32}'
+)";
+
+TEST(MuonTest, EqualsTorchForEachMatrixOfTheBlocks) {
+  for (const ModelConfig& config : {small_gpt2(), small_llama()}) {
+    const TemporaryDirectory directory;
+    Parameters parameters(config, at::kFloat, at::kFloat);
+    fill_random(parameters.layout(), parameters.master(), 0, 0.1);
+    write_parameters(directory / "start", parameters, parameters.master());
+    AdamWOptions options;
+    options.muon = true;
+    AdamW optimizer(parameters, options);
+    for (int step = 0; step < kSteps; ++step) {
+      fill_random(parameters.layout(), parameters.gradients(), static_cast<uint64_t>(step + 1),
+                  gradient_scale(step));
+      write_parameters(directory / fmt::format("gradient{}", step), parameters,
+                       parameters.gradients());
+      ASSERT_TRUE(optimizer.step(learning_rate(step), kDenominator).applied);
+    }
+    write_parameters(directory / "end", parameters, parameters.master());
+    const PythonResult torch = run_python(
+        kTorchMuon, {directory.path(), fmt::format("{}", kDenominator), fmt::format("{}", kSteps)});
+    if (!torch.available) GTEST_SKIP() << torch.output;
+    ASSERT_EQ(torch.exit_code, 0) << torch.output;
+  }
+}
+
+TEST(MuonTest, UpdatesAreNearlyOrthogonalAndOfAdamWsSize) {
+  Parameters parameters(small_llama(), at::kFloat, at::kBFloat16);
+  fill_random(parameters.layout(), parameters.master(), 0, 0.1);
+  parameters.refresh_compute();
+  const at::Tensor before = parameters.master().clone();
+  AdamWOptions options;
+  options.muon = true;
+  options.weight_decay = 0;
+  AdamW optimizer(parameters, options);
+  fill_random(parameters.layout(), parameters.gradients(), 1, 1.0);
+  const double lr = 1e-2;
+  ASSERT_TRUE(optimizer.step(lr, 3).applied);
+  EXPECT_TRUE(parameters.compute().equal(parameters.master().to(at::kBFloat16)));
+  for (const auto& info : parameters.layout().parameters) {
+    if (!is_muons(info)) continue;
+    const at::Tensor update =
+        before.narrow(0, info.offset, info.numel).sub(parameters.master(info.name).view({-1}));
+    const double rms = update.norm().item<double>() / std::sqrt(static_cast<double>(info.numel));
+    // Singular values of 0.7 to 1.2 give 0.2 √max / √max of the learning rate, give or take.
+    EXPECT_GT(rms / lr, 0.2 * 0.6) << info.name;
+    EXPECT_LT(rms / lr, 0.2 * 1.25) << info.name;
+  }
+}
+
 }  // namespace
 }  // namespace train_sft
