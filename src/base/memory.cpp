@@ -83,6 +83,10 @@ uint64_t resident_bytes() {
   return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
+uint64_t anonymous_bytes() {
+  return line_value(kernel_file("/proc/self/status"), "RssAnon:", 0) * 1024;
+}
+
 uint64_t peak_resident_bytes() {
   return std::max(line_value(kernel_file("/proc/self/status"), "VmHWM:", 0) * 1024,
                   resident_bytes());

@@ -37,7 +37,8 @@ bool in_range(const Option& option, double value) {
 }  // namespace
 
 int64_t to_int(const Option& option, const Json& value) {
-  const std::string expected = "a whole number" + range_text(option);
+  std::string expected = "a whole number" + range_text(option);
+  if (!option.choices.empty()) expected += fmt::format(", or {}", fmt::join(option.choices, ", "));
   double number = 0;
   if (value.is_number_integer()) {
     if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX}) {

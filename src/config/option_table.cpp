@@ -63,6 +63,24 @@ Option derived(Option option, const char* how) {
 using T = TrainConfig;
 using M = ModelConfig;
 
+// "auto", or a number that turns it off.
+Option batch_size_row() {
+  Option option = row<&T::batch_size>(
+      "batch_size", {"device_batch_size", "mini_batch_size", "per_device_train_batch_size"},
+      "Rows of a micro-batch on one device; auto: as many as fit into max_memory, of steps of the "
+      "same size");
+  option.set = [](TrainConfig& config, const Option& self, const Json& value) {
+    config.batch_size_auto = value == Json("auto");
+    config.batch_size =
+        config.batch_size_auto ? TrainConfig{}.batch_size : option_access::to_int(self, value);
+  };
+  option.get = [](const TrainConfig& config) {
+    return config.batch_size_auto ? Json("auto") : Json(config.batch_size);
+  };
+  option.choices = {"auto"};
+  return option;
+}
+
 std::vector<Option> data_options() {
   return {
       path(row<&T::data>("data", {}, "Files to train on; \"path*2.5\" weighs a file")),
@@ -112,11 +130,7 @@ std::vector<Option> data_options() {
 
 std::vector<Option> batch_options() {
   return {
-      between(
-          row<&T::batch_size>(
-              "batch_size", {"device_batch_size", "mini_batch_size", "per_device_train_batch_size"},
-              "Rows of a micro-batch on one device"),
-          1, 1 << 24),
+      between(batch_size_row(), 1, 1 << 24),
       derived(between(row<&T::grad_accum>("grad_accum", {"gradient_accumulation_steps"},
                                           "Micro-batches a step"),
                       1, 1 << 24),
@@ -154,7 +168,9 @@ std::vector<Option> length_options() {
 
 std::vector<Option> optimizer_options() {
   return {
-      one_of(row<&T::optimizer>("optimizer", {}, "Optimizer"), {"adamw"}),
+      one_of(row<&T::optimizer>("optimizer", {},
+                                "Optimizer; muon: of the blocks' matrices, AdamW for the rest"),
+             {"adamw", "muon"}),
       between(row<&T::learning_rate>("learning_rate", {"lr"}, "Peak learning rate"), 0, 1000),
       derived(between(row<&T::min_lr>("min_lr", {"final_lr"}, "Learning rate at the last step"), 0,
                       1000),
@@ -298,6 +314,9 @@ std::vector<Option> machine_options() {
              {"auto", "fp32", "bf16"}),
       derived(between(row<&T::threads>("threads", {}, "CPU threads"), 0, 4096),
               "the cores this process may use"),
+      row<&T::max_memory>("max_memory", {},
+                          "Memory this process may use: bytes such as 8GB or 512MiB, or a part of "
+                          "what the machine or the cgroup leaves it"),
       one_of(row<&T::recompute>("recompute", {},
                                 "What of each layer is computed again in the backward instead of "
                                 "kept: less memory for more time, the same bits"),

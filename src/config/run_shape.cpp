@@ -1,11 +1,15 @@
 #include "train_sft/config/run_shape.h"
 
 #include <algorithm>
+#include <cctype>
+#include <charconv>
 #include <cmath>
+#include <map>
 #include <string>
 #include <thread>
 
 #include "train_sft/base/error.h"
+#include "train_sft/base/progress.h"
 #include "train_sft/config/recompute.h"
 
 namespace train_sft {
@@ -25,6 +29,21 @@ struct Accumulation {
   int64_t grad_accum;  // what it amounts to
 };
 
+// Of batch_size auto: a step's rows as one micro-batch a rank.
+BatchShape whole_step(TrainConfig config, int64_t ranks) {
+  config.batch_size_auto = false;
+  if (config.total_batch_size || config.target_examples_per_step) {
+    if (config.grad_accum)
+      throw UsageError("grad_accum: says nothing beside batch_size auto and {}; leave it out",
+                       config.total_batch_size ? "total_batch_size" : "target_examples_per_step");
+    config.batch_size = 1;
+  }
+  BatchShape shape = resolve_batch(config, ranks);
+  shape.batch_size *= shape.grad_accum;
+  shape.grad_accum = 1;
+  return shape;
+}
+
 int64_t steps_of_epochs(double epochs, uint64_t rows, int64_t rows_per_step, int64_t per_epoch) {
   const double whole = std::floor(epochs);
   const double part_rows = std::ceil((epochs - whole) * static_cast<double>(rows) - 1e-9);
@@ -42,6 +61,7 @@ int64_t per_mille(int64_t steps, int64_t share) {
 
 BatchShape resolve_batch(const TrainConfig& config, int64_t ranks) {
   TRAIN_SFT_CHECK(ranks >= 1, "{} ranks", ranks);
+  if (config.batch_size_auto) return whole_step(config, ranks);
   BatchShape shape{config.batch_size, 1, ranks, config.block_size};
   const int64_t rows = config.batch_size * ranks;
   const std::string by_ranks = ranks > 1 ? fmt::format(" × {} ranks", ranks) : "";
@@ -75,6 +95,32 @@ Recompute parse_recompute(const std::string& name) {
   if (name == "attention") return Recompute::attention;
   TRAIN_SFT_CHECK(name == "none" || name == "block", "recompute '{}'", name);
   return name == "block" ? Recompute::block : Recompute::none;
+}
+
+uint64_t resolve_max_memory(const TrainConfig& config, uint64_t allowed) {
+  const std::string& text = config.max_memory;
+  static const std::map<std::string, double, std::less<>> units{
+      {"", 1},      {"b", 1},        {"kb", 1e3},     {"mb", 1e6},     {"gb", 1e9},
+      {"tb", 1e12}, {"kib", 0x1p10}, {"mib", 0x1p20}, {"gib", 0x1p30}, {"tib", 0x1p40}};
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, number);
+  std::string unit(parsed.ptr, end);
+  if (!unit.empty() && unit.front() == ' ') unit.erase(0, 1);
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const auto found = units.find(unit);
+  const bool part = unit == "%" && number <= 100;
+  if (parsed.ec != std::errc() || !(number > 0) || (found == units.end() && !part) || number > 1e18)
+    throw UsageError(
+        "max_memory: '{}' is not valid, expected bytes such as 8GB, 512MiB or 8000000000, or a "
+        "part of the memory there is such as 90%",
+        text);
+  if (part) return static_cast<uint64_t>(number / 100 * static_cast<double>(allowed));
+  const double bytes = number * found->second;
+  if (bytes < 1e6 || bytes > 1e18)
+    throw UsageError("max_memory: '{}' is {}; expected a unit such as GB, and 1 MB or more", text,
+                     human_bytes(bytes));
+  return static_cast<uint64_t>(bytes);
 }
 
 std::string resolve_precision(const TrainConfig& config) {

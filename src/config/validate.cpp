@@ -150,6 +150,7 @@ void validate(const Settings& settings) {
   validate_schedule(settings);
   validate_evaluation(settings);
   validate_model(settings);
+  resolve_max_memory(settings.config, 0);  // for its syntax
 }
 
 void require_data(const Settings& settings) {

@@ -47,11 +47,14 @@ uint64_t RowOrder::row(uint64_t step, uint64_t i) const {
 
 Batch make_batch(const RowTable& rows, const RowOrder& order, uint64_t step, int64_t micro,
                  int64_t batch_size, int64_t rank, int64_t ranks) {
-  Batch batch;
   const auto first = static_cast<uint64_t>((micro * ranks + rank) * batch_size);
-  const uint64_t end =
-      std::min(first + static_cast<uint64_t>(batch_size), order.rows_in_step(step));
-  for (uint64_t i = first; i < end; ++i) rows.append(order.row(step, i), batch);
+  return make_batch(rows, order, step, {first, first + static_cast<uint64_t>(batch_size)});
+}
+
+Batch make_batch(const RowTable& rows, const RowOrder& order, uint64_t step, StepRows of_step) {
+  Batch batch;
+  const uint64_t end = std::min(of_step.end, order.rows_in_step(step));
+  for (uint64_t i = of_step.first; i < end; ++i) rows.append(order.row(step, i), batch);
   return batch;
 }
 

@@ -43,6 +43,17 @@ double RowTable::fill() const {
          (static_cast<double>(rows_) * static_cast<double>(block_size_));
 }
 
+uint64_t RowTable::tokens(uint64_t row) const {
+  TRAIN_SFT_CHECK(row < rows_, "row {} of {}", row, rows_);
+  if (dataset_.is_text) return static_cast<uint64_t>(block_size_);
+  const auto length = [&](uint64_t e) { return dataset_.offsets[e + 1] - dataset_.offsets[e]; };
+  if (packing_ == Packing::none) return length(row);
+  uint64_t sum = 0;
+  for (uint64_t i = row_offsets_[row]; i < row_offsets_[row + 1]; ++i)
+    sum += length(row_examples_[i]);
+  return sum;
+}
+
 std::vector<uint64_t> RowTable::examples(uint64_t row) const {
   TRAIN_SFT_CHECK(row < rows_, "row {} of {}", row, rows_);
   if (dataset_.is_text) return {row};

@@ -25,21 +25,26 @@ void ArenaStorage::reserve(uint64_t bytes) {
   if (limit_ > 0 && bytes > limit_) {
     throw ResourceError(
         "the activations of this micro-batch need {}, but the limit (max_memory) leaves {}; use a "
-        "smaller batch_size or block_size, or raise max_memory",
+        "smaller batch_size or block_size, --recompute block, or raise max_memory",
         human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(limit_)));
   }
-  storage_ = at::Storage();  // before the new block, so that both never stand together
+  c10::Allocator* allocator = c10::GetCPUAllocator();
+  if (!storage_)
+    storage_ = at::Storage(c10::Storage::use_byte_size_t(), 0, at::DataPtr(nullptr, at::kCPU),
+                           allocator, /*resizable=*/false);
+  // The tensors of all plans share this storage: the old block goes before the new one comes.
+  storage_.set_data_ptr_noswap(at::DataPtr(nullptr, at::kCPU));
+  storage_.set_nbytes(0);
   bytes_ = 0;
   try {
-    c10::Allocator* allocator = c10::GetCPUAllocator();
-    storage_ = at::Storage(c10::Storage::use_byte_size_t(), bytes, allocator->allocate(bytes),
-                           allocator, /*resizable=*/false);
+    storage_.set_data_ptr_noswap(allocator->allocate(bytes));
   } catch (const std::exception&) {
     throw ResourceError(
         "the machine has no {} for the activations of this micro-batch; use a smaller batch_size "
-        "or block_size",
+        "or block_size, or --recompute block",
         human_bytes(static_cast<double>(bytes)));
   }
+  storage_.set_nbytes(bytes);
   bytes_ = bytes;
 }
 
@@ -92,10 +97,21 @@ void ArenaPlan::place(int64_t tokens) {
   capacity_ = tokens;
 }
 
+// A micro-batch that is refused leaves the plan as it was, for a smaller one.
+void ArenaPlan::grow(int64_t tokens) {
+  const int64_t before = capacity_;
+  if (tokens > capacity_) place(tokens);
+  try {
+    storage_->reserve(planned_bytes_);
+  } catch (const ResourceError&) {
+    if (tokens > before) place(before);
+    throw;
+  }
+}
+
 void ArenaPlan::bind(int64_t tokens, int64_t learned) {
   TRAIN_SFT_CHECK(learned <= tokens, "{} learned of {} tokens", learned, tokens);
-  if (tokens > capacity_) place(tokens);
-  storage_->reserve(planned_bytes_);
+  grow(tokens);
   const void* base = storage_->storage().data();
   const bool moved = base != bound_to_;
   if (!moved && tokens == tokens_ && learned == learned_) return;

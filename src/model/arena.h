@@ -18,8 +18,8 @@ namespace train_sft {
 class ArenaStorage {
  public:
   explicit ArenaStorage(uint64_t limit_bytes) : limit_(limit_bytes) {}
-  // Grows to at least `bytes`; contents are lost. Throws ResourceError over the limit or when the
-  // machine has no more memory.
+  // Grows to at least `bytes`; contents are lost. Throws ResourceError over the limit (nothing is
+  // changed) or when the machine has no more memory.
   void reserve(uint64_t bytes);
   uint64_t bytes() const { return bytes_; }
   const at::Storage& storage() const { return storage_; }
@@ -74,6 +74,7 @@ class ArenaPlan {
   };
   uint64_t size_of(const Buffer& buffer, int64_t tokens) const;
   void place(int64_t tokens);
+  void grow(int64_t tokens);
 
   std::shared_ptr<ArenaStorage> storage_;
   std::deque<Buffer> buffers_;  // a deque: references to the tensors stay valid

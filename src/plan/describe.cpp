@@ -80,9 +80,9 @@ void describe_data(const Json& plan, Text& text) {
 }
 
 void describe_length(const Json& plan, Text& text) {
-  text.line("step", "{} rows, up to {} tokens (grad_accum {})",
+  text.line("step", "{} rows, up to {} tokens (grad_accum {}); {} rows at a time",
             whole(number(plan, "examples_per_step")), whole(number(plan, "tokens_per_step")),
-            whole(number(plan, "grad_accum")));
+            whole(number(plan, "grad_accum")), whole(number(plan, "micro_batch_rows")));
   text.line("epoch", "{} steps ({:.2f} if every row were full)",
             whole(number(plan, "steps_per_epoch")), number(plan, "steps_per_epoch_if_full"));
   text.line("run", "{} steps = {:.3f} epochs, {} tokens", whole(number(plan, "max_iters")),
@@ -127,7 +127,7 @@ void describe_cost(const Json& plan, Text& text) {
   }
   std::replace(parts.begin(), parts.end(), '_', ' ');
   text.line("memory", "{} of {}: {}", human_bytes(plan["memory_bytes"]["total"].get<double>()),
-            human_bytes(number(plan, "available_memory_bytes")), parts);
+            human_bytes(number(plan, "max_memory_bytes")), parts);
   if (number(plan, "largest_batch_size") > 0)
     text.line("", "the largest batch_size that fits: {}",
               whole(number(plan, "largest_batch_size")));

@@ -9,6 +9,7 @@
 #include "train_sft/base/memory.h"
 #include "train_sft/text/tokenizer.h"
 #include "train_sft/train/checkpoint.h"
+#include "train_sft/train/micro_batch.h"
 #include "train_sft/train/schedule.h"
 
 namespace train_sft {
@@ -42,26 +43,6 @@ int64_t times_due(int64_t max_iters, int64_t interval) {
   return (max_iters - 1) / interval + 1;
 }
 
-// The tokens of the largest micro-batch: rows are full unless examples stand in them one by one.
-int64_t largest_micro_batch(const PlanFacts& facts) {
-  const int64_t full = facts.batch.batch_size * facts.batch.block_size;
-  constexpr uint64_t kRowsLookedAt = 200'000;
-  const PlannedData* data = facts.request.data;
-  if (data == nullptr || facts.size().is_text || facts.size().rows > kRowsLookedAt) return full;
-  const RowOrder order(data->rows->size(), static_cast<uint64_t>(facts.config().seed), true,
-                       facts.batch.rows_per_step());
-  const auto steps =
-      std::min<uint64_t>(static_cast<uint64_t>(facts.run.max_iters), order.steps_per_epoch());
-  int64_t largest = 1;
-  for (uint64_t step = 0; step < steps; ++step)
-    for (int64_t micro = 0; micro < facts.batch.grad_accum * facts.batch.ranks; ++micro)
-      largest = std::max(
-          largest, make_batch(*data->rows, order, step, micro / facts.batch.ranks,
-                              facts.batch.batch_size, micro % facts.batch.ranks, facts.batch.ranks)
-                       .size());
-  return std::min(largest, full);
-}
-
 uint64_t data_bytes(const PlannedData* data) {
   if (data == nullptr) return 0;
   uint64_t bytes = 0;
@@ -72,35 +53,64 @@ uint64_t data_bytes(const PlannedData* data) {
   return bytes;
 }
 
-// Of what changes and is saved: weights and both moments.
-uint64_t checkpoint_copy_bytes(const PlanFacts& facts) {
-  const Training training = training_of(facts.config());
-  const auto trained = static_cast<uint64_t>(parameter_layout(facts.model, training).trained_total);
-  const bool bf16_too = facts.precision != "fp32" && !training.adapts();
-  return trained * (12 + (bf16_too ? 2 : 0));
+double mean_row_tokens(const PlanFacts& facts) {
+  return static_cast<double>(facts.size().tokens) / static_cast<double>(facts.run.rows);
+}
+
+// Of the largest piece of an epoch; nothing when rows are full or too many to look at.
+std::function<int64_t(int64_t)> largest_tokens(const PlanFacts& facts) {
+  constexpr uint64_t kRowsLookedAt = 200'000;
+  const PlannedData* data = facts.request.data;
+  if (data == nullptr || facts.size().is_text || facts.size().rows > kRowsLookedAt) return {};
+  return [&facts, data](int64_t piece) {
+    const RowOrder order(data->rows->size(), static_cast<uint64_t>(facts.config().seed), true,
+                         facts.batch.rows_per_step());
+    const auto steps =
+        std::min<uint64_t>(static_cast<uint64_t>(facts.run.max_iters), order.steps_per_epoch());
+    return largest_piece_tokens(*data->rows, order, facts.batch, piece, 0, steps);
+  };
+}
+
+uint64_t memory_limit(const PlanRequest& request, uint64_t available) {
+  const TrainConfig& config = request.settings.config;
+  return resolve_max_memory(config, request.on ? available : available + resident_bytes());
 }
 
 void plan_memory_of_run(PlanFacts& facts) {
   const TrainConfig& config = facts.config();
-  facts.micro_batch_tokens = largest_micro_batch(facts);
-  facts.memory =
-      plan_memory(facts.model, config, facts.precision, facts.threads, facts.micro_batch_tokens);
-  facts.memory.program = facts.request.program_bytes;
-  facts.memory.data = data_bytes(facts.request.data);
-  if (config.save_in_background && !facts.request.on)  // a device's is made in its host's memory
-    facts.memory.checkpoint_copy = checkpoint_copy_bytes(facts);
   const auto available = facts.request.on
                              ? static_cast<uint64_t>(facts.request.on->device.memory_bytes)
                              : available_memory_bytes();
   facts.available_memory = available;
-  const uint64_t beside = facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy;
+  facts.max_memory = memory_limit(facts.request, available);
+  const MicroBatchNeeds needs{
+      .model = facts.model,
+      .config = config,
+      .batch = facts.batch,
+      .precision = facts.precision,
+      .threads = facts.threads,
+      .limit = facts.max_memory,
+      .program = facts.request.program_bytes,
+      .data = data_bytes(facts.request.data),
+      .checkpoint_copy = facts.request.on  // made in the host's memory
+                             ? 0
+                             : checkpoint_copy_bytes(facts.model, config, facts.precision),
+      .mean_row_tokens = mean_row_tokens(facts),
+      .largest_tokens = largest_tokens(facts)};
+  // A run that does not fit is planned as it is set, or row by row.
+  facts.micro_rows = choose_micro_batch(needs).rows;
+  if (facts.micro_rows == 0) facts.micro_rows = config.batch_size_auto ? 1 : facts.batch.batch_size;
+  facts.micro_batch_tokens = needs.largest_tokens ? needs.largest_tokens(facts.micro_rows)
+                                                  : facts.micro_rows * facts.batch.block_size;
+  facts.memory = needs.memory(facts.micro_batch_tokens);
+  const uint64_t beside =
+      facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy + kMemoryAllowance;
   facts.largest_batch = largest_batch(facts.model, config, facts.precision, facts.threads,
-                                      available > beside ? available - beside : 0);
+                                      facts.max_memory > beside ? facts.max_memory - beside : 0);
 }
 
 double mean_step_tokens(const PlanFacts& facts) {
-  return static_cast<double>(facts.size().tokens) * static_cast<double>(facts.run.rows_per_step) /
-         static_cast<double>(facts.run.rows);
+  return mean_row_tokens(facts) * static_cast<double>(facts.run.rows_per_step);
 }
 
 void plan_time(PlanFacts& facts) {
@@ -111,7 +121,7 @@ void plan_time(PlanFacts& facts) {
   if (request.on) {
     facts.time = predict_step(*request.on, facts.precision, facts.flops_per_step);
   } else if (request.probe_steps > 0) {
-    Probe probe{facts.model,     facts.config(),         facts.batch,
+    Probe probe{facts.model,     facts.config(),         facts.micro_rows,
                 facts.precision, facts.threads,          request.probe_steps,
                 tokens,          facts.available_memory, {}};
     std::optional<RowOrder> order;
@@ -119,8 +129,8 @@ void plan_time(PlanFacts& facts) {
       order.emplace(facts.run.rows, static_cast<uint64_t>(facts.config().seed), true,
                     facts.run.rows_per_step);
       probe.micro_batch = [&](int64_t i) {
-        return make_batch(*request.data->rows, *order, static_cast<uint64_t>(i), 0,
-                          facts.batch.batch_size, 0, facts.batch.ranks);
+        return make_batch(*request.data->rows, *order, static_cast<uint64_t>(i),
+                          StepRows{0, static_cast<uint64_t>(facts.micro_rows)});
       };
     }
     facts.time = measure_step(probe);
@@ -129,8 +139,8 @@ void plan_time(PlanFacts& facts) {
   double tokens_evaluated = static_cast<double>(facts.size().validation_tokens);
   if (facts.config().eval_batches > 0)
     tokens_evaluated = std::min(
-        tokens_evaluated, static_cast<double>(facts.config().eval_batches * facts.batch.batch_size *
-                                              facts.batch.block_size));
+        tokens_evaluated, static_cast<double>(facts.config().eval_batches *
+                                              facts.config().batch_size * facts.batch.block_size));
   facts.evaluation_s = facts.time.evaluate_ms * 1e-3 * tokens_evaluated / tokens;
   facts.total_s = facts.time.step_ms * 1e-3 * static_cast<double>(facts.run.max_iters) +
                   facts.evaluation_s * static_cast<double>(facts.evaluations);
@@ -196,6 +206,7 @@ void add_length(Json& plan, const PlanFacts& facts) {
   plan["tokens_per_step"] = facts.batch.tokens_per_step();
   plan["examples_per_step"] = facts.batch.rows_per_step();
   plan["grad_accum"] = facts.batch.grad_accum;
+  plan["micro_batch_rows"] = facts.micro_rows;
   plan["steps_per_epoch"] = run.steps_per_epoch;
   plan["steps_per_epoch_if_full"] = tokens / static_cast<double>(facts.batch.tokens_per_step());
   plan["max_iters"] = run.max_iters;
@@ -258,6 +269,7 @@ void add_cost(Json& plan, const PlanFacts& facts) {
   plan["total_s"] = known(facts.total_s);
   plan["memory_bytes"] = to_json(facts.memory);
   plan["available_memory_bytes"] = facts.available_memory;
+  plan["max_memory_bytes"] = facts.max_memory;
   plan["largest_batch_size"] = facts.largest_batch;
 }
 
@@ -274,7 +286,8 @@ void add_recompute(Json& plan, const PlanFacts& facts) {
         plan_memory(facts.model, config, facts.precision, facts.threads, facts.micro_batch_tokens);
     const double step_ms = facts.time.step_ms + facts.time.evaluate_ms * (part(kind) - now);
     plan["recompute"][kind] = {
-        {"memory_bytes", memory.total() + facts.memory.data + facts.memory.program},
+        {"memory_bytes",
+         memory.total() + facts.memory.data + facts.memory.checkpoint_copy + facts.memory.program},
         {"step_ms", facts.time.step_ms > 0 ? Json(step_ms) : Json()}};
   }
 }
@@ -293,6 +306,8 @@ Json make_plan(const PlanRequest& request) {
   if (config.eval_interval > 0 && request.size.validation_rows > 0)
     facts.evaluations = times_due(facts.run.max_iters, config.eval_interval);
 
+  plan_memory_of_run(facts);
+
   Json plan;
   plan["params"] = facts.params;
   plan["params_by_part"] = params_by_part(facts.model);
@@ -301,7 +316,6 @@ Json make_plan(const PlanRequest& request) {
   add_length(plan, facts);
   add_schedule(plan, facts);
   add_storage(plan, facts);
-  plan_memory_of_run(facts);
   plan_time(facts);
   add_cost(plan, facts);
   add_recompute(plan, facts);

@@ -78,9 +78,8 @@ Rates measure(const Probe& probe, const ModelConfig& model, int64_t rows) {
   Engine engine(parameters, options);
   const int64_t block = probe.config.block_size;
   const auto next = [&](int64_t i) {
-    return probe.micro_batch && rows == probe.batch.batch_size
-               ? probe.micro_batch(i)
-               : full_rows(rows, block, model.vocab_size);
+    return probe.micro_batch && rows == probe.micro_rows ? probe.micro_batch(i)
+                                                         : full_rows(rows, block, model.vocab_size);
   };
   std::vector<double> train, evaluate, update;
   for (int64_t i = 0; i <= probe.steps && !signals::stop_requested(); ++i) {
@@ -108,8 +107,8 @@ Reduced reduce(const Probe& probe) {
   const double flops = flops_per_token(probe.model, probe.config.block_size);
   const double row_seconds = flops * static_cast<double>(probe.config.block_size) /
                              (kRoughFlopsPerThread * static_cast<double>(probe.threads));
-  const auto rows = std::clamp<int64_t>(static_cast<int64_t>(kPatientSeconds / row_seconds), 1,
-                                        probe.batch.batch_size);
+  const auto rows =
+      std::clamp<int64_t>(static_cast<int64_t>(kPatientSeconds / row_seconds), 1, probe.micro_rows);
   TrainConfig whole = probe.config;  // the probe trains every parameter
   whole.lora_rank = 0;
   whole.freeze.clear();

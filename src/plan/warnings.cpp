@@ -67,7 +67,7 @@ void about_data(const PlanFacts& facts, Warnings& warnings) {
                  "look better than it is.",
                  fmt::format("{} examples", size.overlap));
   }
-  const auto batch = static_cast<uint64_t>(facts.batch.batch_size);
+  const auto batch = static_cast<uint64_t>(facts.config().batch_size);
   if (facts.evaluations > 0 && size.validation_rows < batch) {
     warnings.add("small_validation",
                  "The validation set is smaller than a micro-batch: its loss will jump about.",
@@ -136,15 +136,15 @@ void about_rate(const PlanFacts& facts, Warnings& warnings) {
 }
 
 void about_machine(const PlanFacts& facts, Warnings& warnings) {
-  if (facts.memory.total() > facts.available_memory) {
+  if (facts.memory.total() > facts.max_memory) {
     warnings.add(
         "memory",
         facts.largest_batch > 0
             ? fmt::format("The run does not fit into memory; with --batch_size {} it does.",
                           facts.largest_batch)
             : std::string("The run does not fit into memory, even with one row at a time."),
-        fmt::format("{} needed, {} available", bytes(facts.memory.total()),
-                    bytes(facts.available_memory)));
+        fmt::format("{} needed, {} allowed (max_memory {})", bytes(facts.memory.total()),
+                    bytes(facts.max_memory), facts.config().max_memory));
   }
   if (facts.storage_bytes > facts.free_disk_bytes) {
     warnings.add("disk",

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/base/test_point.h"
@@ -12,18 +13,24 @@ namespace train_sft {
 namespace {
 
 std::optional<double> mean_loss(Run& run, const RowTable& rows) {
-  const auto batch_size = static_cast<uint64_t>(run.batch.batch_size);
+  auto piece = static_cast<uint64_t>(run.state.micro_rows);
   uint64_t end = rows.size();
   if (run.config().eval_batches > 0)
-    end = std::min(end, static_cast<uint64_t>(run.config().eval_batches) * batch_size);
+    end = std::min(end, static_cast<uint64_t>(run.config().eval_batches * run.config().batch_size));
   LossSums total;
-  for (uint64_t first = 0; first < end; first += batch_size) {
+  for (uint64_t first = 0; first < end;) {
     test_point("evaluation");
     if (signals::stop_requested()) return std::nullopt;
-    const LossSums sums =
-        run.engine->evaluate(make_batch(rows, first, std::min(batch_size, end - first)));
-    total.loss += sums.loss;
-    total.weight += sums.weight;
+    const uint64_t count = std::min(piece, end - first);
+    try {
+      const LossSums sums = run.engine->evaluate(make_batch(rows, first, count));
+      total.loss += sums.loss;
+      total.weight += sums.weight;
+      first += count;
+    } catch (const ResourceError&) {  // longer rows than training has met
+      if (count <= 1) throw;
+      piece = (count + 1) / 2;
+    }
   }
   return total.weight > 0 ? total.loss / total.weight : std::numeric_limits<double>::quiet_NaN();
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "train_sft/model/engine.h"
+#include "train_sft/train/optimizer.h"
 
 namespace train_sft {
 namespace {
@@ -31,7 +32,33 @@ uint64_t workspace_bytes(const ModelConfig& model, const std::string& precision,
   return static_cast<uint64_t>(kPackedRight + partial + threads * (kPackedLeft + attention));
 }
 
+// Muon keeps no second moment, but needs room for the largest matrix four times over at most.
+uint64_t saved_by_muon(const ParameterLayout& layout) {
+  int64_t matrices = 0, largest = 0;
+  for (const ParameterInfo& parameter : layout.parameters) {
+    if (!parameter.trained() || !is_muons(parameter)) continue;
+    matrices += parameter.numel;
+    largest = std::max(
+        largest, ops::muon_scratch({parameter.shape[0], parameter.shape[1], parameter.shape[1]}));
+  }
+  return static_cast<uint64_t>(4 * std::max<int64_t>(0, matrices - largest));
+}
+
 }  // namespace
+
+int64_t most_rows(int64_t most, const std::function<bool(int64_t rows)>& fits) {
+  int64_t fit = 0, too_many = 1;
+  while (too_many <= most && fits(too_many)) {
+    fit = too_many;
+    too_many *= 2;
+  }
+  too_many = std::min(too_many, most + 1);
+  while (too_many - fit > 1) {
+    const int64_t middle = fit + (too_many - fit) / 2;
+    (fits(middle) ? fit : too_many) = middle;
+  }
+  return fit;
+}
 
 Json to_json(const MemoryPlan& plan) {
   return {{"parameters", plan.parameters},
@@ -56,7 +83,7 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
   plan.parameters = 4 * (precision == "fp32" ? elements : trained);
   plan.compute_copy = precision == "fp32" ? 0 : 2 * elements;
   plan.gradients = 4 * trained;
-  plan.optimizer = 8 * trained;
+  plan.optimizer = 8 * trained - (config.optimizer == "muon" ? saved_by_muon(layout) : 0);
   plan.activations =
       Engine::planned_arena_bytes(model, compute_type(precision), config.dropout > 0,
                                   parse_recompute(config.recompute), micro_batch_tokens, training);
@@ -64,24 +91,22 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
   return plan;
 }
 
+uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& config,
+                               const std::string& precision) {
+  if (!config.save_in_background) return 0;
+  const Training training = training_of(config);
+  const auto trained = static_cast<uint64_t>(parameter_layout(model, training).trained_total);
+  const bool bf16_too = precision != "fp32" && !training.adapts();
+  return trained * (12 + (bf16_too ? 2 : 0));
+}
+
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
                       const std::string& precision, int64_t threads, uint64_t available) {
-  const auto fits = [&](int64_t rows) {
+  constexpr int64_t kEnough = 1 << 20;
+  return most_rows(kEnough, [&](int64_t rows) {
     return plan_memory(model, config, precision, threads, rows * config.block_size).total() <=
            available;
-  };
-  if (!fits(1)) return 0;
-  int64_t fit = 1, too_many = 2;
-  constexpr int64_t kEnough = 1 << 20;
-  while (too_many < kEnough && fits(too_many)) {
-    fit = too_many;
-    too_many *= 2;
-  }
-  while (too_many - fit > 1) {
-    const int64_t middle = fit + (too_many - fit) / 2;
-    (fits(middle) ? fit : too_many) = middle;
-  }
-  return fit;
+  });
 }
 
 }  // namespace train_sft

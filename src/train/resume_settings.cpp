@@ -50,6 +50,7 @@ const Names kFreeOptions = {"data",
                             "on_divergence",
                             "threads",
                             "recompute",
+                            "max_memory",
                             "device"};
 const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", "min_lr",
                                 "lr_schedule", "warmup_iters", "plateau_iters"};
@@ -123,6 +124,11 @@ void refuse_change(const Settings& given, const Settings& recorded, const std::s
         "its schedule. Leave it out, or use --extend_steps N to go on beyond the end "
         "or --fresh_schedule to start again from the weights",
         name, now, then);
+  if (name == "optimizer")
+    throw UsageError(
+        "optimizer: is {} now and was {} when the checkpoint was made, whose state it holds; leave "
+        "it out, or use --fresh_schedule to start again from the weights",
+        now, then);
   if (kModelOptions.contains(name))
     throw CheckpointError(
         "{}: is {} now and was {} when the checkpoint was made; its model cannot "

@@ -42,7 +42,10 @@ bool roll_back(Loop& loop) {
     return false;
   }
   const int64_t diverged_at = run.state.step;
+  const int64_t micro_rows = run.state.micro_rows, arena_limit = run.state.arena_limit;
   run.state = load_training(checkpoint, *run.parameters, *run.optimizer);
+  run.state.micro_rows = micro_rows;  // of this machine
+  run.state.arena_limit = arena_limit;
   run.state.rollbacks = rollbacks;
   run.state.lr_scale = std::pow(kLowerBy, static_cast<double>(rollbacks));
   log::warning(

@@ -51,9 +51,9 @@ void log_model(const Run& run) {
 
 void log_length(const Run& run) {
   const BatchShape& batch = run.batch;
-  log::info("a step: {} rows = batch_size {} × grad_accum {}{}, up to {} tokens",
-            batch.rows_per_step(), batch.batch_size, batch.grad_accum,
-            batch.ranks > 1 ? fmt::format(" × {} ranks", batch.ranks) : "",
+  log::info("a step: {} rows = {} {} × grad_accum {}{}, up to {} tokens", batch.rows_per_step(),
+            run.config().batch_size_auto ? "micro-batch" : "batch_size", batch.batch_size,
+            batch.grad_accum, batch.ranks > 1 ? fmt::format(" × {} ranks", batch.ranks) : "",
             batch.tokens_per_step());
   if (batch.ranks > 1)
     log::info("the {} ranks are computed one after another on this device", batch.ranks);

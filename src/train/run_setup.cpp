@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "train/adapter_checkpoint.h"
@@ -9,6 +10,7 @@
 #include "train/run_card.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
+#include "train_sft/base/memory.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/model/parameters.h"
 
@@ -102,13 +104,13 @@ void prepare_model(Run& run) {
   adamw.eps = config.adam_eps;
   adamw.weight_decay = config.weight_decay;
   adamw.grad_clip = config.grad_clip;
+  adamw.muon = config.optimizer == "muon";
   run.optimizer = std::make_unique<AdamW>(*run.parameters, adamw);
 
-  EngineOptions engine;
+  EngineOptions engine = fit_into_memory(run);
   engine.dropout = config.dropout;
   engine.seed = static_cast<uint64_t>(config.seed);
   engine.recompute = parse_recompute(config.recompute);
-  engine.max_tokens = config.batch_size * config.block_size;
   run.engine = std::make_unique<Engine>(*run.parameters, engine);
 }
 
@@ -135,6 +137,8 @@ void restore(Run& run) {
       run.state.data_fingerprint = now.data_fingerprint;
       run.state.tokenizer_fingerprint = now.tokenizer_fingerprint;
       run.state.threads = now.threads;
+      run.state.micro_rows = now.micro_rows;
+      run.state.arena_limit = now.arena_limit;
       check_same_data(run, recorded_rows);
       if (run.start.kind == StartKind::extend) {  // a new schedule, a new chance
         run.state.lr_scale = 1;
@@ -169,6 +173,8 @@ double Run::epoch() const {
 std::unique_ptr<Run> set_up_run(const Settings& given) {
   const signals::ExitDeadline nothing_to_save_yet;
   auto run = std::make_unique<Run>();
+  run->program_bytes = resident_bytes();
+  const uint64_t anonymous = anonymous_bytes();
   run->start = plan_start(given);
   run->settings = run->start.settings;
   run->on_event = given.config.on_event;
@@ -180,6 +186,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given) {
   prepare_tokenizer(*run);
   prepare_data(*run);
   prepare_batches(*run);
+  run->data_bytes = std::max(anonymous_bytes(), anonymous) - anonymous;
   prepare_model(*run);
   restore(*run);
   supersede_checkpoints_after(run->out_dir, run->state.step);

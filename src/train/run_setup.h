@@ -36,6 +36,7 @@ struct Run {
   std::vector<std::unique_ptr<EvalSet>> eval_sets;
   std::optional<RowOrder> order;
 
+  uint64_t program_bytes = 0, data_bytes = 0;  // of memory, as they were measured
   BatchShape batch;
   RunShape shape;
   Schedule schedule;
@@ -62,7 +63,8 @@ void write_run_config(const Run& run);  // run_directory.cpp: config.json
 void open_records(Run& run);            // run_directory.cpp: metrics and the like, cut to the state
 void sync_records(Run& run);            // run_directory.cpp
 void prepare_tokenizer(Run& run);       // run_tokenizer.cpp
-void log_settings(const Run& run);      // run_log.cpp: before anything is loaded
-void log_run(const Run& run);           // run_log.cpp: before the first step
+EngineOptions fit_into_memory(Run& run);  // memory_setup.cpp: state.micro_rows, the arena
+void log_settings(const Run& run);        // run_log.cpp: before anything is loaded
+void log_run(const Run& run);             // run_log.cpp: before the first step
 
 }  // namespace train_sft

@@ -1,10 +1,12 @@
 #include "train/step.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
 
 #include "train/spikes.h"
+#include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/profile.h"
 #include "train_sft/base/signals.h"
@@ -29,31 +31,47 @@ struct Accumulated {
   bool interrupted = false;
 };
 
-Batch next_batch(const Run& run, int64_t turn) {
+Batch piece_of_step(const Run& run, StepRows rows) {
   const profile::Scope scope("data");
-  const int64_t ranks = run.batch.ranks;
-  return make_batch(*run.train_rows, *run.order, static_cast<uint64_t>(run.state.data_step),
-                    turn / ranks, run.batch.batch_size, turn % ranks, ranks);
+  return make_batch(*run.train_rows, *run.order, static_cast<uint64_t>(run.state.data_step), rows);
 }
 
-// Gradients and losses of all micro-batches as sums: one division at the end makes 1×8, 2×4 and 8×1
-// the same step, however unevenly tokens are learned.
+// A micro-batch that grew beyond the memory there is goes on in halves; so do those after it.
+void cut_pieces(Run& run, int64_t rows, const ResourceError& error) {
+  if (rows <= 1) throw error;
+  run.state.micro_rows = (rows + 1) / 2;
+  log::warning("step {}: {} rows are too many at once, from here on {} at a time: {}",
+               run.state.step + 1, rows, run.state.micro_rows, error.what());
+}
+
+// Gradients and losses of all pieces of all micro-batches as sums: one division at the end makes
+// 1×8, 2×4 and 8×1 the same step, however unevenly tokens are learned. The ranks of one process are
+// worked off in turn: micro-batch after micro-batch, in the order of the step's rows.
 Accumulated accumulate(Run& run) {
   Accumulated total;
   run.parameters->zero_gradients();
-  // The ranks of one process are worked off in turn.
-  for (int64_t turn = 0; turn < run.batch.grad_accum * run.batch.ranks; ++turn) {
-    if (turn > 0 && signals::stop_requested()) {
+  // An epoch's last step is short.
+  const uint64_t rows = run.order->rows_in_step(static_cast<uint64_t>(run.state.data_step));
+  const auto size = static_cast<uint64_t>(run.batch.batch_size);
+  for (uint64_t first = 0; first < rows;) {
+    if (first > 0 && signals::stop_requested()) {
       total.interrupted = true;
       break;
     }
     test_point("micro_step");
     const auto begin = Clock::now();
-    const Batch batch = next_batch(run, turn);
+    const uint64_t end = std::min(
+        {first + static_cast<uint64_t>(run.state.micro_rows), (first / size + 1) * size, rows});
+    const Batch batch = piece_of_step(run, {first, end});
     total.data_wait_ms += ms_since(begin);
-    if (batch.size() == 0) break;  // an epoch's last step is short
-    const LossSums sums =
-        run.engine->forward_backward(batch, static_cast<uint64_t>(run.state.step));
+    LossSums sums;
+    try {
+      sums = run.engine->forward_backward(batch, static_cast<uint64_t>(run.state.step));
+    } catch (const ResourceError& error) {  // before anything was added
+      cut_pieces(run, static_cast<int64_t>(end - first), error);
+      continue;
+    }
+    first = end;
     total.sums.loss += sums.loss;
     total.sums.weight += sums.weight;
     total.tokens += batch.size();

@@ -123,7 +123,8 @@ def test_what_recomputation_would_save(tmp_path):
     write_examples(tmp_path / "data.jsonl", 200, 40)
     options = ["--data", "data.jsonl", "--tokenizer_type", "char", "--family", "llama", "--n_layer", "8", "--n_head",
                "4", "--n_embd", "192", "--block_size", "256", "--batch_size", "8", "--packing", "best_fit",
-               "--max_iters", "4", "--log_interval", "1", "--eval_interval", "0", "--threads", "1"]
+               "--max_iters", "4", "--log_interval", "1", "--eval_interval", "0", "--threads", "1",
+               "--save_in_background", "false"]
     planned = {kind: plan(*options, "--recompute", kind, cwd=tmp_path) for kind in ("none", "attention", "block")}
     for kind, own in planned.items():
         # Every plan knows the memory of all three, and its own time.

@@ -21,7 +21,8 @@ struct BatchShape {
 
 // Resolves the batch spellings; several may be given as long as they mean the same. Throws
 // UsageError with the two numbers that disagree or do not divide, and the nearest values that
-// would.
+// would. With batch_size auto a step has the rows that the others say, else the usual batch_size ×
+// grad_accum, as one micro-batch; how many of them are computed at once is for memory to say.
 BatchShape resolve_batch(const TrainConfig& config, int64_t ranks);
 
 // Steps between checkpoints when neither save_interval nor an evaluation says.
@@ -30,6 +31,9 @@ inline constexpr int64_t kDefaultSaveInterval = 1000;
 std::string resolve_precision(const TrainConfig& config);
 // 0: the cores there are.
 int64_t resolve_threads(const TrainConfig& config);
+// Bytes: max_memory as it stands, or as a part of `allowed`. Units are those of 1000 (kB, MB, GB,
+// TB) and 1024 (KiB, MiB, GiB, TiB). Throws UsageError for anything else.
+uint64_t resolve_max_memory(const TrainConfig& config, uint64_t allowed);
 
 struct RunShape {
   uint64_t rows = 0;

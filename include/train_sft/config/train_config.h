@@ -38,6 +38,7 @@ struct TrainConfig {
 
   // -- batch (at most one of grad_accum, total_batch_size, target_examples_per_step)
   int64_t batch_size = 8;                           // rows of a micro-batch on one device
+  bool batch_size_auto = false;  // the rows computed at once are chosen by memory (run_shape.h)
   std::optional<int64_t> grad_accum;                // derived; 1 when nothing else is said
   std::optional<int64_t> total_batch_size;          // tokens a step
   std::optional<int64_t> target_examples_per_step;  // rows a step
@@ -49,7 +50,7 @@ struct TrainConfig {
   std::optional<int64_t> extend_steps;  // with resume: a new schedule up to this step
 
   // -- optimizer and schedule
-  std::string optimizer = "adamw";  // adamw
+  std::string optimizer = "adamw";  // adamw, muon
   double learning_rate = 3e-4;
   std::optional<double> min_lr;          // derived: learning_rate / 10
   std::string lr_schedule = "cosine";    // constant, linear, cosine, warmup_plateau_cosine
@@ -102,6 +103,7 @@ struct TrainConfig {
   std::string device = "auto";     // auto, cpu
   std::string precision = "auto";  // auto, fp32, bf16
   int64_t threads = 0;             // 0: the cores this process may use
+  std::string max_memory = "90%";  // bytes with a suffix, or a part of what there is
   std::string recompute = "none";  // none, attention, block (config/recompute.h)
   int64_t gpus = 1;  // ranks of the batch; worked off in turn by the devices there are
 };

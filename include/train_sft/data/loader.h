@@ -30,6 +30,7 @@ class RowTable {
   uint64_t size() const { return rows_; }
   double fill() const;                            // real tokens / (rows × block_size)
   uint64_t tail_tokens() const { return tail_; }  // of a text stream, left out
+  uint64_t tokens(uint64_t row) const;            // real ones in a row
   // Appends row r to batch as documents.
   void append(uint64_t row, Batch& batch) const;
   // The examples in a row (text: its own number).
@@ -74,6 +75,11 @@ class RowOrder {
 // Empty (size() == 0) past the end of a short step.
 Batch make_batch(const RowTable& rows, const RowOrder& order, uint64_t step, int64_t micro,
                  int64_t batch_size, int64_t rank = 0, int64_t ranks = 1);
+// Rows [first, end) of those of a step, or as many as it has.
+struct StepRows {
+  uint64_t first = 0, end = 0;
+};
+Batch make_batch(const RowTable& rows, const RowOrder& order, uint64_t step, StepRows of_step);
 // Rows [first, first + count) in order, for evaluation.
 Batch make_batch(const RowTable& rows, uint64_t first, uint64_t count);
 

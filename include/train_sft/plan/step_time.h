@@ -32,7 +32,7 @@ struct StepTime {
 struct Probe {
   const ModelConfig& model;
   const TrainConfig& config;
-  const BatchShape& batch;
+  int64_t micro_rows;  // of a micro-batch
   std::string precision;
   int64_t threads = 1;
   int64_t steps = 3;             // micro-batches measured after one that warms up

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "train_sft/base/json.h"
@@ -32,6 +33,11 @@ Json to_json(const MemoryPlan& plan);  // by part, plus "total"
 // precision: fp32 or bf16. Of the settings: what is trained, dropout, recompute.
 MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
                        const std::string& precision, int64_t threads, int64_t micro_batch_tokens);
+// What a copy of weights and moments takes, from which checkpoints are written in the background.
+uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& config,
+                               const std::string& precision);
+// The most of up to `most` for which `fits` holds, which must not hold again beyond; 0: of none.
+int64_t most_rows(int64_t most, const std::function<bool(int64_t rows)>& fits);
 // The most rows of block_size a micro-batch may have within so many bytes; 0: not even one.
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
                       const std::string& precision, int64_t threads, uint64_t available);

@@ -175,5 +175,40 @@ TEST(ResolveBatchTest, SpellingsThatDisagreeAreNamedBoth) {
   EXPECT_EQ(resolve_batch(config, 1).grad_accum, 8);
 }
 
+TEST(RunShapeTest, AutoTakesTheStepFromWhatElseIsSaid) {
+  TrainConfig config = config_of(8, 1024);
+  config.batch_size_auto = true;
+  EXPECT_EQ(resolve_batch(config, 1).rows_per_step(), 8);
+  EXPECT_EQ(resolve_batch(config, 4).rows_per_step(), 32);
+  config.grad_accum = 3;
+  EXPECT_EQ(resolve_batch(config, 1).rows_per_step(), 24);
+  EXPECT_EQ(resolve_batch(config, 1).grad_accum, 1);
+  config.grad_accum.reset();
+  config.target_examples_per_step = 30;
+  EXPECT_EQ(resolve_batch(config, 2).batch_size, 15);
+  EXPECT_THAT(batch_error(config, 4), HasSubstr("not a multiple"));
+  config.target_examples_per_step.reset();
+  config.total_batch_size = 7 * 1024;
+  EXPECT_EQ(resolve_batch(config, 1).rows_per_step(), 7);
+  config.grad_accum = 7;
+  EXPECT_THAT(batch_error(config, 1), HasSubstr("grad_accum"));
+}
+
+TEST(RunShapeTest, MaxMemory) {
+  TrainConfig config;
+  const auto bytes = [&](const char* text) {
+    config.max_memory = text;
+    return resolve_max_memory(config, 1'000'000'000);
+  };
+  EXPECT_EQ(bytes("90%"), 900'000'000U);
+  EXPECT_EQ(bytes("8GB"), 8'000'000'000U);
+  EXPECT_EQ(bytes("8 gb"), 8'000'000'000U);
+  EXPECT_EQ(bytes("1.5GiB"), 3U << 29);
+  EXPECT_EQ(bytes("2000000"), 2'000'000U);
+  for (const char* text : {"", "GB", "8GBs", "0", "-1GB", "nan%", "inf", "1e30GB", "0%", "100.1%",
+                           "1 000 000", "8", "1kB"})
+    EXPECT_THROW(bytes(text), UsageError) << text;
+}
+
 }  // namespace
 }  // namespace train_sft

@@ -110,5 +110,32 @@ TEST(ArenaTest, TheLimitSaysWhatWasNeeded) {
   }
 }
 
+TEST(ArenaTest, ARefusedMicroBatchLeavesThePlanForSmallerOnes) {
+  ArenaPlan plan(storage(/*limit=*/1 << 12));
+  const at::Tensor& tensor = plan.add("a", at::kFloat, per_token(16), 0, 1);
+  plan.bind(32, 32);
+  const uint64_t bytes = plan.bytes();
+  EXPECT_THROW(plan.bind(100, 100), ResourceError);
+  EXPECT_EQ(plan.bytes(), bytes);
+  plan.bind(40, 40);
+  EXPECT_EQ(tensor.size(0), 40);
+  tensor.fill_(1);
+}
+
+TEST(ArenaTest, GrowthGivesBackTheOldBlockFirst) {
+  const auto shared = storage();
+  ArenaPlan small(shared), large(shared);
+  const at::Tensor& a = small.add("a", at::kFloat, per_token(16), 0, 1);
+  const at::Tensor& b = large.add("b", at::kFloat, per_token(64), 0, 1);
+  small.bind(32, 32);
+  large.bind(64, 64);
+  // The first plan's tensors, not bound since, hold no block of their own.
+  EXPECT_EQ(a.storage().data(), b.storage().data());
+  EXPECT_EQ(a.storage().nbytes(), shared->bytes());
+  small.bind(32, 32);
+  a.fill_(3);
+  EXPECT_EQ(a.sum().item<float>(), 3 * 32 * 16);
+}
+
 }  // namespace
 }  // namespace train_sft

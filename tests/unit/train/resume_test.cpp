@@ -9,6 +9,7 @@
 #include "train/step.h"
 #include "train_sft/base/file_system.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/interop/safetensors.h"
 #include "train_sft/train/checkpoint.h"
 #include "unit/train/training_fixture.h"
 
@@ -65,6 +66,30 @@ TEST_P(ResumeBitExact, ARunCutAtAStepEqualsTheUncutOne) {
 INSTANTIATE_TEST_SUITE_P(Cuts, ResumeBitExact,
                          ::testing::Combine(::testing::Values("fp32", "bf16"),
                                             ::testing::Values(1, 4, 7, 11)));
+
+TEST_F(ResumeTest, MuonGoesOnBitForBitAndKeepsOneMoment) {
+  Settings settings = tiny();
+  set(settings, "optimizer", "muon");
+  set(settings, "family", "gpt2");
+  set(settings, "save_interval", 1);
+  set(settings, "keep", 0);
+  set(settings, "keep_optimizer", 100);
+  train(settings);
+  copy_as_of("out", "cut", 5);
+  set(settings, "out_dir", "cut");
+  set(settings, "resume", "auto");
+  ASSERT_EQ(train(settings).summary["step"], 12);
+  expect_same_files("out/step_00000012", "cut/step_00000012",
+                    {"model.safetensors", "optimizer.safetensors"});
+  EXPECT_EQ(column("out", "loss"), column("cut", "loss"));
+  EXPECT_LT(column("out", "loss").back(), column("out", "loss").front());
+  const SafetensorsFile state("out/step_00000012/optimizer.safetensors");
+  EXPECT_NE(state.find("exp_avg/transformer.h.0.mlp.c_fc.weight"), nullptr);
+  EXPECT_EQ(state.find("exp_avg_sq/transformer.h.0.mlp.c_fc.weight"), nullptr);
+  EXPECT_NE(state.find("exp_avg_sq/transformer.wte.weight"), nullptr);
+  set(settings, "optimizer", "adamw");
+  EXPECT_THAT(message_of<UsageError>(settings), AllOf(HasSubstr("optimizer"), HasSubstr("muon")));
+}
 
 // Sends a signal when the n-th line of metrics is written.
 class SignalAtStep : public ForwardingFileSystem {

@@ -1,0 +1,96 @@
+// What of max_memory the activations may take, and how many rows are computed at once within it.
+#include <algorithm>
+
+#include "train/run_setup.h"
+#include "train_sft/base/error.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/memory.h"
+#include "train_sft/base/progress.h"
+#include "train_sft/train/micro_batch.h"
+
+namespace train_sft {
+namespace {
+
+// Steps whose micro-batches are measured: enough rows to know a run's lengths, in a second or so.
+constexpr uint64_t kRowsLookedAt = 1'000'000;
+
+MicroBatchNeeds needs_of(const Run& run) {
+  const RowTable& rows = *run.train_rows;
+  MicroBatchNeeds needs{.model = run.settings.config.model,
+                        .config = run.config(),
+                        .batch = run.batch,
+                        .precision = run.state.precision,
+                        .threads = run.state.threads,
+                        .program = run.program_bytes,
+                        .data = run.data_bytes,
+                        .checkpoint_copy = checkpoint_copy_bytes(run.settings.config.model,
+                                                                 run.config(), run.state.precision),
+                        .mean_row_tokens = rows.fill() * static_cast<double>(run.batch.block_size)};
+  const uint64_t allowed = resident_bytes() + available_memory_bytes();
+  needs.limit = resolve_max_memory(run.config(), allowed);
+  if (run.data.train.is_text) return needs;
+  const uint64_t steps = std::min<uint64_t>(
+      static_cast<uint64_t>(run.shape.max_iters),
+      std::max<uint64_t>(1, kRowsLookedAt / static_cast<uint64_t>(run.batch.rows_per_step())));
+  needs.largest_tokens = [&run, steps](int64_t piece) {
+    return largest_piece_tokens(*run.train_rows, *run.order, run.batch, piece, 0, steps);
+  };
+  return needs;
+}
+
+// What a resumed run computed at once, unless this machine has less memory.
+MicroBatch micro_batch_of(const Run& run, const MicroBatchNeeds& needs) {
+  const int64_t saved = run.start.state ? run.start.state->micro_rows : 0;
+  const bool same_steps = saved > 0 && saved <= run.batch.batch_size &&
+                          run.start.kind != StartKind::weights &&
+                          run.start.state->rows_per_step == run.batch.rows_per_step();
+  const bool was_cut = same_steps && (needs.config.batch_size_auto || saved < run.batch.batch_size);
+  if (!was_cut) return choose_micro_batch(needs);
+  const MicroBatch fit = fit_micro_batch(needs, saved);
+  if (fit.rows > 0 && fit.rows < saved)
+    log::warning(
+        "micro-batches of {} rows do not fit into {} (max_memory {}), as they did when the "
+        "checkpoint was made: now {}; sums round differently",
+        saved, human_bytes(static_cast<double>(needs.limit)), needs.config.max_memory, fit.rows);
+  return fit;
+}
+
+// A resumed run that grows must be cut where the uncut one would have been.
+bool keeps_limit(const Run& run, uint64_t needed) {
+  const auto& saved = run.start.state;
+  return run.start.kind == StartKind::resume && saved->arena_limit > 0 &&
+         needed <= static_cast<uint64_t>(saved->arena_limit) && saved->settings.is_object() &&
+         saved->settings.value("max_memory", "") == run.config().max_memory;
+}
+
+}  // namespace
+
+EngineOptions fit_into_memory(Run& run) {
+  const MicroBatchNeeds needs = needs_of(run);
+  const MicroBatch chosen = micro_batch_of(run, needs);
+  if (chosen.rows == 0) {
+    const int64_t rows = needs.config.batch_size_auto ? 1 : run.batch.batch_size;
+    const int64_t tokens =
+        needs.largest_tokens ? needs.largest_tokens(rows) : rows * run.batch.block_size;
+    throw ResourceError("{}", does_not_fit(needs, tokens));
+  }
+  const MemoryPlan memory = needs.memory(chosen.tokens);
+  run.state.micro_rows = chosen.rows;
+  run.state.arena_limit =
+      static_cast<int64_t>(needs.limit - kMemoryAllowance - (memory.total() - memory.activations));
+  if (keeps_limit(run, memory.activations)) run.state.arena_limit = run.start.state->arena_limit;
+  if (chosen.rows < run.batch.batch_size || needs.config.batch_size_auto)
+    log::info(
+        "{} of {} rows are computed {} at a time: {} of memory planned, {} of it activations, of "
+        "{} (max_memory {})",
+        run.batch.grad_accum > 1 ? "micro-batches" : "steps", run.batch.batch_size, chosen.rows,
+        human_bytes(static_cast<double>(memory.total())),
+        human_bytes(static_cast<double>(memory.activations)),
+        human_bytes(static_cast<double>(needs.limit)), needs.config.max_memory);
+  EngineOptions options;
+  options.max_tokens = chosen.tokens;
+  options.max_arena_bytes = static_cast<uint64_t>(run.state.arena_limit);
+  return options;
+}
+
+}  // namespace train_sft
