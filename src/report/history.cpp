@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-
-#include "report/statistics.h"
-
 namespace train_sft {
 namespace {
 
@@ -28,6 +25,7 @@ void History::add(const Record& record) {
     evaluations_.push_back({record.step, *record.val_loss});
   for (const auto& [name, loss] : record.eval_losses)
     if (std::isfinite(loss)) named_[name].push_back({record.step, loss});
+  if (std::isfinite(record.loss)) finite_losses_.add(record.loss);
   track_extremes();
 }
 

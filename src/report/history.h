@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "report/statistics.h"
 #include "train_sft/report/record.h"
 
 namespace train_sft {
@@ -40,6 +41,8 @@ class History {
   // The last `count` training losses up to a step; fewer when there are not as many.
   std::vector<double> losses_until(int64_t step, size_t count) const;
 
+  const LevelOfRanges& finite_losses() const { return finite_losses_; }
+
   // Over records after the first kWindow: at the start there is nothing to compare with.
   const std::optional<Extreme>& lowest_loss() const { return lowest_loss_; }
   const std::optional<Extreme>& lowest_grad_norm() const { return lowest_grad_norm_; }
@@ -54,6 +57,7 @@ class History {
   std::vector<Record> records_;
   std::vector<Evaluation> evaluations_;
   std::map<std::string, std::vector<Evaluation>> named_;
+  LevelOfRanges finite_losses_;
   size_t after_warmup_ = 0;
   double peak_lr_ = 0;
   std::optional<Extreme> lowest_loss_, lowest_grad_norm_, highest_throughput_;

@@ -25,34 +25,27 @@ constexpr size_t kPlateauRecords = 60;  // after warm-up
 constexpr double kStandstill = 0.01;
 constexpr double kAnnealed = 0.3;  // below this part of the peak rate a curve flattens by design
 
-struct Level {
-  double mean = 0, error = 0;
-};
-
-Level level_of(std::span<const double> values) {
-  return {mean(values), standard_error(values)};
-}
-
 double joint_error(const Level& a, const Level& b) {
   return std::hypot(a.error, b.error);
 }
 
-std::vector<double> all_losses(const History& history) {
-  return history.last_values(&Record::loss, history.records().size());
+// Finite losses since warm-up.
+size_t settled_losses(const History& history) {
+  return std::min(history.after_warmup(), history.finite_losses().size());
 }
 
-std::vector<double> losses_after_warmup(const History& history) {
-  return history.last_values(&Record::loss, history.after_warmup());
+// Of `count` losses that `back` others follow.
+Level last_level(const History& history, size_t count, size_t back = 0) {
+  const LevelOfRanges& losses = history.finite_losses();
+  return losses.level(losses.size() - back - count, count);
 }
 
 std::optional<Finding> not_learning(const History& history) {
   if (history.after_warmup() < kSettled || history.last().step < kSettledSteps) return std::nullopt;
-  const std::vector<double> losses = all_losses(history);
-  const size_t n = losses.size(), head = std::max(kFirst, n / 10),
+  const size_t n = history.finite_losses().size(), head = std::max(kFirst, n / 10),
                tail = std::max<size_t>(kWindow, n / 3);
   if (n < head + tail) return std::nullopt;
-  const std::span all(losses);
-  const Level first = level_of(all.first(head)), now = level_of(all.last(tail));
+  const Level first = history.finite_losses().level(0, head), now = last_level(history, tail);
   const double fall = first.mean - now.mean, error = joint_error(first, now);
   const bool is_flat = fall < kFlat * first.mean && fall + 2 * error < kFlatBound * first.mean;
   if (!is_flat || fall < -kFlat * first.mean - 2 * error) return std::nullopt;
@@ -105,18 +98,15 @@ std::optional<Finding> lr_too_high(const History& history) {
 
 // A loss that falls along a straight line is still at the very beginning of its curve.
 std::optional<Finding> lr_too_low(const History& history) {
-  const std::vector<double> losses = losses_after_warmup(history);
-  if (losses.size() < kLineRecords) return std::nullopt;
-  const size_t third = losses.size() / 3;
-  const std::span all(losses);
-  const Level a = level_of(all.first(third)), b = level_of(all.subspan(third, third)),
-              c = level_of(all.last(third));
+  const size_t settled = settled_losses(history);
+  if (settled < kLineRecords) return std::nullopt;
+  const size_t third = settled / 3;
+  const Level a = last_level(history, third, settled - third),
+              b = last_level(history, third, settled - 2 * third), c = last_level(history, third);
   const double first = a.mean - b.mean, second = b.mean - c.mean;
   const bool falls = first > 2 * joint_error(a, b) && second > 2 * joint_error(b, c);
-  std::vector<double> start = all_losses(history);
-  start.resize(kFirst);
-  if (!falls || second < kStraight * first || c.mean < (1 - kSlow) * mean(start))
-    return std::nullopt;
+  const double start = history.finite_losses().level(0, kFirst).mean;
+  if (!falls || second < kStraight * first || c.mean < (1 - kSlow) * start) return std::nullopt;
   return Finding{history.records()[history.records().size() - history.after_warmup()].step,
                  fmt::format("the training loss falls slowly and in a straight line: {:.4f}, "
                              "{:.4f}, {:.4f} over three equal parts since warm-up",
@@ -129,12 +119,10 @@ std::optional<Finding> lr_too_low(const History& history) {
 std::optional<Finding> training_plateau(const History& history) {
   if (!history.evaluations().empty() || history.last().lr < kAnnealed * history.peak_lr())
     return std::nullopt;
-  const std::vector<double> losses = losses_after_warmup(history);
-  if (losses.size() < kPlateauRecords) return std::nullopt;
-  const size_t quarter = losses.size() / 4;
-  const std::span all(losses);
-  const Level now = level_of(all.last(quarter)),
-              before = level_of(all.subspan(losses.size() - 2 * quarter, quarter));
+  const size_t settled = settled_losses(history);
+  if (settled < kPlateauRecords) return std::nullopt;
+  const size_t quarter = settled / 4;
+  const Level now = last_level(history, quarter), before = last_level(history, quarter, quarter);
   const double fall = before.mean - now.mean, error = joint_error(before, now);
   if (fall + error > kStandstill * before.mean || fall < -kStandstill * before.mean - 2 * error)
     return std::nullopt;

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <functional>
 
+#include "report/statistics.h"
 #include "train_sft/base/rng.h"
 
 namespace train_sft {
@@ -261,6 +263,36 @@ TEST(SignsTest, NothingOfARunWhoseNumbersAreAllMissing) {
     records.push_back(record_from_json(
         {{"step", step}, {"loss", nullptr}, {"grad_norm", nullptr}, {"val_loss", nullptr}}));
   EXPECT_THAT(signs_of(records), IsEmpty());
+}
+
+TEST(SignsTest, ARecordOfALongRunCostsNoMoreThanOneOfAShortRun) {
+  SignWatch watch;
+  Record record;
+  record.lr = 1e-3;
+  const auto begin = std::chrono::steady_clock::now();
+  for (record.step = 1; record.step <= 200'000; ++record.step) {
+    record.loss = 2 + std::sin(static_cast<double>(record.step));
+    watch.add(record);
+  }
+  // Looking through the losses so far at each record would take minutes.
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+}
+
+TEST(LevelOfRangesTest, EachRangeAsItsValuesOneByOne) {
+  LevelOfRanges ranges;
+  std::vector<double> values;
+  for (int i = 0; i < 41; ++i) {
+    values.push_back(i == 7 ? 1e12 : 3 + 1e-3 * std::sin(i));  // a spike costs no digits elsewhere
+    ranges.add(values.back());
+  }
+  for (size_t first = 0; first < values.size(); ++first) {
+    for (size_t count = 1; first + count <= values.size(); ++count) {
+      const std::span range = std::span(values).subspan(first, count);
+      const Level level = ranges.level(first, count);
+      ASSERT_NEAR(level.mean, mean(range), 1e-12 * mean(range)) << first << " " << count;
+      ASSERT_NEAR(level.error, standard_error(range), 1e-9 * standard_error(range));
+    }
+  }
 }
 
 TEST(SignsTest, EveryRuleIsListedOnce) {
