@@ -4,11 +4,10 @@
 
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
+#include "train_sft/base/json_text.h"
 
 namespace train_sft {
 namespace {
-
-constexpr int kMaxDepth = 256;
 
 std::string place(std::string_view text, size_t byte) {
   byte = std::min(byte, text.size());
@@ -19,26 +18,13 @@ std::string place(std::string_view text, size_t byte) {
   return fmt::format("{}:{}", line, column);
 }
 
-// Looks only at brackets outside strings, before anything is built.
+// Before anything is built.
 void check_depth(std::string_view text, const std::string& where) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) {
-        throw DataError("{}:{}: JSON nested deeper than {} levels", where, place(text, i),
-                        kMaxDepth);
-      }
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
+  visit_brackets(text, [&](size_t i, int depth) {
+    if (depth <= kDeepestJson) return true;
+    throw DataError("{}:{}: JSON nested deeper than {} levels", where, place(text, i),
+                    kDeepestJson);
+  });
 }
 
 // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error …" → the end.
@@ -109,6 +95,16 @@ MapJson parse_map_json(std::string_view text, const std::string& where) {
 
 Json read_json_file(const std::string& path) {
   return parse_json(read_file(path), path);
+}
+
+size_t read_json_lines(std::string_view text, const std::function<bool(Json&&)>& take) {
+  size_t taken = 0;
+  for (size_t end; (end = text.find('\n', taken)) != std::string_view::npos; taken = end + 1) {
+    const std::string_view line = text.substr(taken, end - taken);
+    Json json = Json::parse(line.begin(), line.end(), nullptr, false);
+    if (!json.is_object() || !take(std::move(json))) break;
+  }
+  return taken;
 }
 
 std::string dump_json(const Json& value, int indent) {

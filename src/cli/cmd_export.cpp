@@ -8,14 +8,6 @@
 namespace train_sft::cli {
 namespace {
 
-TensorType wanted_type(const std::string& dtype, const ModelSource& model) {
-  if (dtype == "f32") return TensorType::f32;
-  if (dtype == "f16") return TensorType::f16;
-  if (dtype == "bf16") return TensorType::bf16;
-  if (dtype == "q8_0") return TensorType::q8_0;
-  return natural_type(model);
-}
-
 // Where the file or directory grows until it is whole.
 std::string temporary_for(const std::string& out) {
   const std::string temporary = out + ".exporting";
@@ -62,7 +54,7 @@ Outcome run(const Invocation& invocation) {
         "the adapter merged into it",
         directory);
   const ModelSource model = open_model(directory);
-  const TensorType type = wanted_type(invocation.text("dtype"), model);
+  const TensorType type = stored_type(model, invocation.text("dtype"));
   if (format == "hf") {
     export_huggingface(model, out, type);
   } else if (format == "gguf") {

@@ -9,13 +9,6 @@
 namespace train_sft::cli {
 namespace {
 
-TensorType stored_type(const std::string& dtype, const ModelSource& model) {
-  if (dtype == "f32") return TensorType::f32;
-  if (dtype == "f16") return TensorType::f16;
-  if (dtype == "bf16") return TensorType::bf16;
-  return natural_type(model);
-}
-
 void check_out(const std::string& out) {
   if (!path_exists(out)) return;
   if (is_directory(out) && list_directory(out).empty()) return;
@@ -38,7 +31,7 @@ Outcome run(const Invocation& invocation) {
   if (invocation.has("n_head")) options.n_head = invocation.integer("n_head");
   if (invocation.has("tokenizer")) options.tokenizer = tokenizer_directory(invocation);
   ModelSource model = open_model(from, options);
-  const TensorType type = stored_type(invocation.text("dtype"), model);
+  const TensorType type = stored_type(model, invocation.text("dtype"));
   const int64_t parameters = parameter_layout(model.config).count();
   log::info("{}: a {} model of {} parameters, stored as {}", from, model.format,
             human_count(static_cast<double>(parameters)), info(type).name);

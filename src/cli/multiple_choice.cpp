@@ -4,8 +4,8 @@
 
 #include "train_sft/base/progress.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/base/utf8.h"
 #include "train_sft/model/engine.h"
-#include "train_sft/text/utf8.h"
 
 namespace train_sft::cli {
 namespace {

@@ -3,23 +3,19 @@
 #include <algorithm>
 #include <utility>
 
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft::cli {
 namespace {
 
 constexpr const char* kReplacement = "\xEF\xBF\xBD";
 
-bool continues(char byte) {
-  return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
-}
-
 // Length of text without a last character whose bytes have not all come.
 size_t complete_length(std::string_view text) {
   const size_t looked_at = std::min<size_t>(text.size(), 3);
   for (size_t back = 1; back <= looked_at; ++back) {
     const char byte = text[text.size() - back];
-    if (continues(byte)) continue;
+    if (continues_character(byte)) continue;
     const bool incomplete = utf8_length(static_cast<unsigned char>(byte)) > back;
     return incomplete ? text.size() - back : text.size();
   }
@@ -35,7 +31,7 @@ std::string well_formed(std::string_view text) {
     out += kReplacement;
     text.remove_prefix(*invalid + 1);
     // One sign for a broken character, not one for each of its bytes.
-    while (!text.empty() && continues(text[0])) text.remove_prefix(1);
+    while (!text.empty() && continues_character(text[0])) text.remove_prefix(1);
   }
   return out.append(text);
 }

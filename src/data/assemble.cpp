@@ -75,10 +75,10 @@ void DatasetBuilder::add_ids(std::span<const T> ids) {
   }
 }
 
-void DatasetBuilder::add_weight(float weight, uint64_t tokens) {
+void DatasetBuilder::add_weight(float weight) {
   if (weight != run_weight_) end_run();
   run_weight_ = weight;
-  run_end_ += tokens;
+  ++run_end_;
 }
 
 void DatasetBuilder::end_run() {
@@ -99,8 +99,8 @@ void DatasetBuilder::add_piece(const RenderedRecord& rendered, size_t begin, siz
     return;
   }
   add_ids(std::span(rendered.ids).subspan(begin, end - begin));
-  add_weight(0.0F, 1);
-  for (size_t i = begin + 1; i < end; ++i) add_weight(weight(i), 1);
+  add_weight(0.0F);
+  for (size_t i = begin + 1; i < end; ++i) add_weight(weight(i));
   offsets_.add(size_);
   columns_.at("ids").add(id);
   hashes_.add(content_hash);

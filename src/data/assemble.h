@@ -50,7 +50,7 @@ class DatasetBuilder {
  private:
   void add_piece(const RenderedRecord& rendered, size_t begin, size_t end, uint64_t id,
                  uint64_t content_hash, const char* reason_when_empty);
-  void add_weight(float weight, uint64_t tokens);
+  void add_weight(float weight);  // of the next token
   void end_run();
   template <typename T>
   void add_ids(std::span<const T> ids);

@@ -11,7 +11,7 @@
 #include "train_sft/base/file.h"
 #include "train_sft/base/rng.h"
 #include "train_sft/base/signals.h"
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 namespace {

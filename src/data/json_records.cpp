@@ -4,12 +4,12 @@
 
 #include "text_file.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/json_text.h"
 
 namespace train_sft {
 namespace {
 
 constexpr std::string_view kBlank = " \t\r\n";
-constexpr int kDeepest = 256;  // levels of brackets in a record
 
 size_t count_lines(std::string_view text) {
   return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
@@ -47,22 +47,12 @@ class Scanner {
       const size_t end = text_.find_first_of(",]\n", i);
       return end == i ? i + 1 : end;
     }
-    int depth = 0;
-    bool in_string = false;
-    for (; i < text_.size(); ++i) {
-      const char c = text_[i];
-      if (in_string) {
-        if (c == '\\') ++i;
-        if (c == '"') in_string = false;
-      } else if (c == '"') {
-        in_string = true;
-      } else if (c == '{' || c == '[') {
-        ++depth;
-      } else if ((c == '}' || c == ']') && --depth == 0) {
-        return i + 1;
-      }
-    }
-    return std::string_view::npos;
+    size_t end = std::string_view::npos;
+    visit_brackets(text_.substr(i), [&](size_t at, int depth) {
+      if (depth == 0) end = i + at + 1;
+      return depth > 0;
+    });
+    return end;
   }
   void move_to(size_t to) {
     line_ += count_lines(text_.substr(at_, to - at_));
@@ -128,30 +118,16 @@ bool first_value_ends_on_its_line(std::string_view text) {
   return !first.empty() && Json::accept(first[0].text);
 }
 
-// What follows a record is recursive here and there: no file may choose how deep. Looks only at
-// brackets outside strings.
 void check_limits(const JsonRecord& record, const std::string& path) {
   if (record.text.size() > kLongestRecord) {
     throw DataError("{}:{}: a record of {} bytes; the longest allowed has {}", path, record.line,
                     record.text.size(), kLongestRecord);
   }
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < record.text.size(); ++i) {
-    const char c = record.text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth <= kDeepest) continue;
-      throw DataError("{}:{}: JSON nested deeper than {} levels", path,
-                      record.line + count_lines(record.text.substr(0, i)), kDeepest);
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
+  visit_brackets(record.text, [&](size_t i, int depth) {
+    if (depth <= kDeepestJson) return true;
+    throw DataError("{}:{}: JSON nested deeper than {} levels", path,
+                    record.line + count_lines(record.text.substr(0, i)), kDeepestJson);
+  });
 }
 
 }  // namespace

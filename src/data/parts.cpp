@@ -69,17 +69,11 @@ void PartWriter::add_tokens(const std::vector<int32_t>& ids) {
 }
 
 void PartWriter::add_weights(const std::vector<float>& weights) {
-  has_weights_ = true;
-  const auto add = [&](float weight, uint32_t tokens) {
+  for (const float weight : weights) {
     if (runs_.empty() || runs_.back().weight != weight || runs_.back().tokens > (1U << 30)) {
       runs_.push_back({0, weight});
     }
-    runs_.back().tokens += tokens;
-  };
-  for (const float weight : weights) add(weight, 1);
-  const uint64_t tokens = narrow_.size() + wide_.size() - piece_begin_;
-  if (weights.empty()) {
-    for (uint64_t i = 0; i < tokens; ++i) add(1.0F, 1);
+    ++runs_.back().tokens;
   }
 }
 
@@ -99,7 +93,7 @@ std::vector<std::byte> PartWriter::finish(uint64_t input_hash) const {
   header.input_hash = input_hash;
   header.pieces = pieces_.size();
   header.tokens = narrow_.size() + wide_.size();
-  header.runs = has_weights_ ? runs_.size() : 0;
+  header.runs = runs_.size();
   header.unknown_bytes = unknown_.size();
   header.token_bytes = static_cast<uint64_t>(token_bytes_);
   std::vector<std::byte> out;
@@ -107,7 +101,7 @@ std::vector<std::byte> PartWriter::finish(uint64_t input_hash) const {
   append(out, std::span<const Piece>(pieces_));
   append(out, std::span<const uint16_t>(narrow_));
   append(out, std::span<const int32_t>(wide_));
-  if (has_weights_) append(out, std::span<const WeightRun>(runs_));
+  append(out, std::span<const WeightRun>(runs_));
   append(out, std::span<const char>(unknown_));
   header.checksum = checksum_of_rest(out);
   std::memcpy(out.data(), &header, sizeof header);

@@ -38,7 +38,7 @@ class PartWriter {
   explicit PartWriter(int token_bytes) : token_bytes_(token_bytes) {}
   // Tokens added since the last piece belong to this one.
   void add_tokens(const std::vector<int32_t>& ids);
-  void add_weights(const std::vector<float>& weights);  // [ids]; empty: all 1
+  void add_weights(const std::vector<float>& weights);  // [ids], of examples
   void end_piece(Piece piece);
   void add_unknown_vars(const Placeholders& names);
   std::vector<std::byte> finish(uint64_t input_hash) const;
@@ -50,7 +50,6 @@ class PartWriter {
   std::vector<WeightRun> runs_;
   std::vector<Piece> pieces_;
   uint64_t piece_begin_ = 0;
-  bool has_weights_ = false;
   std::string unknown_;
 };
 

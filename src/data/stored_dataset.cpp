@@ -78,6 +78,15 @@ Dataset open(const StoredDataset& stored, const std::string& token_name, int64_t
   return dataset;
 }
 
+// A column's file, as long as the manifest says. Throws DataError.
+MappedFile map_column(const std::string& path, const ColumnSummary& summary) {
+  MappedFile file(path);
+  if (file.bytes().size() != summary.bytes) {
+    throw DataError("{}: {} bytes, the manifest says {}", path, file.bytes().size(), summary.bytes);
+  }
+  return file;
+}
+
 std::string column_path(const std::string& directory, const std::string& side,
                         const std::string& name) {
   return join_path(directory, side + "." + name);
@@ -186,11 +195,7 @@ Dataset open_files(const StoredDataset& stored, const std::string& directory,
     const std::string path = column_path(directory, side, name);
     const auto found = stored.columns.find(name);
     if (found == stored.columns.end()) throw DataError("{}: is not in the manifest", path);
-    auto file = std::make_shared<const MappedFile>(path);
-    if (file->bytes().size() != found->second.bytes) {
-      throw DataError("{}: {} bytes, the manifest says {}", path, file->bytes().size(),
-                      found->second.bytes);
-    }
+    auto file = std::make_shared<const MappedFile>(map_column(path, found->second));
     Held held;
     held.data = file->bytes().data();
     held.bytes = file->bytes().size();
@@ -204,11 +209,7 @@ void verify_files(const StoredDataset& stored, const std::string& directory,
                   const std::string& side, bool every_chunk) {
   for (const auto& [name, summary] : stored.columns) {
     const std::string path = column_path(directory, side, name);
-    const MappedFile file(path);
-    if (file.bytes().size() != summary.bytes) {
-      throw DataError("{}: {} bytes, the manifest says {}", path, file.bytes().size(),
-                      summary.bytes);
-    }
+    const MappedFile file = map_column(path, summary);
     const uint64_t chunks = summary.chunk_hashes.size();
     const uint64_t checked = every_chunk ? chunks : std::min(chunks, kSampledChunks);
     for (uint64_t i = 0; i < checked; ++i) {

@@ -6,7 +6,7 @@
 
 #include "data_reader.h"
 #include "train_sft/base/error.h"
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 namespace {

@@ -5,7 +5,7 @@
 #include "json_records.h"
 #include "text_file.h"
 #include "train_sft/base/error.h"
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 namespace {

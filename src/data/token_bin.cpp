@@ -192,11 +192,10 @@ Shards open_shards(const std::vector<std::string>& specs, const Tokenizer& token
       throw DataError("{}: is {}, {} is {}: token files of one run must be of one kind", file.path,
                       file.kind, shards.files.front().path, shards.files.front().kind);
     }
-    for (uint64_t copy = whole_copies(source); copy > 0; --copy) {
-      shards.tokens += file.count;
-      shards.files.push_back(file);
-      shards.identities.push_back(identify(source.path));
-    }
+    const uint64_t copies = whole_copies(source);
+    shards.tokens += copies * file.count;
+    shards.files.insert(shards.files.end(), copies, file);
+    shards.identities.insert(shards.identities.end(), copies, identify(source.path));
   }
   return shards;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "interop/map_file.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/interop/adapter.h"
@@ -13,17 +14,6 @@ namespace {
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
 
-Json read_config(const std::string& directory) {
-  const std::string path = join_path(directory, kAdapterConfig);
-  try {
-    Json json = read_json_file(path);
-    if (!json.is_object()) throw CheckpointError("{}: expected a JSON object", path);
-    return json;
-  } catch (const DataError& error) {
-    throw CheckpointError("{}", error.what());
-  }
-}
-
 bool is_set(const Json& config, const char* field) {
   const auto found = config.find(field);
   if (found == config.end() || found->is_null()) return false;
@@ -31,10 +21,19 @@ bool is_set(const Json& config, const char* field) {
   return !((found->is_array() || found->is_object()) && found->empty());
 }
 
+// Throws CheckpointError unless the field is absent or this text.
+void require_text(const Json& config, const char* field, const char* wanted,
+                  const std::string& path) {
+  const auto found = config.find(field);
+  if (found != config.end() && *found != wanted)
+    throw CheckpointError("{}: field '{}' is {}; only '{}' is implemented", path, field,
+                          found->dump(), wanted);
+}
+
 // Fields of PEFT's LoraConfig that add something to scale · B·A, or make tensors of other names.
 void refuse_other_arithmetic(const Json& config, const std::string& path) {
-  if (const std::string type = config.value("peft_type", "LORA"); type != "LORA")
-    throw CheckpointError("{}: field 'peft_type' is '{}'; LORA adapters are read", path, type);
+  require_text(config, "peft_type", "LORA", path);
+  require_text(config, "bias", "none", path);
   for (const char* field :
        {"use_dora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "use_qalora",
         "alora_invocation_tokens", "trainable_token_indices", "layer_replication",
@@ -42,8 +41,6 @@ void refuse_other_arithmetic(const Json& config, const std::string& path) {
     if (is_set(config, field))
       throw CheckpointError("{}: field '{}' is {}, which is not implemented", path, field,
                             config[field].dump());
-  if (const std::string bias = config.value("bias", "none"); bias != "none")
-    throw CheckpointError("{}: field 'bias' is '{}'; only 'none' is implemented", path, bias);
 }
 
 double scale_of(const Json& config, const std::string& path) {
@@ -76,15 +73,7 @@ void check_pairs(const Adapter& adapter, const std::string& path) {
   if (adapter.modules.empty()) throw CheckpointError("{}: holds no tensors", path);
 }
 
-}  // namespace
-
-bool holds_adapter(const std::string& directory) {
-  return path_exists(join_path(directory, kAdapterConfig));
-}
-
-std::string adapter_base(const std::string& directory) {
-  const std::string path = join_path(directory, kAdapterConfig);
-  const Json config = read_config(directory);
+std::string base_of(const Json& config, const std::string& path) {
   const auto base = config.find("base_model_name_or_path");
   if (base == config.end() || !base->is_string() || base->get<std::string>().empty())
     throw CheckpointError("{}: field 'base_model_name_or_path' names no model", path);
@@ -100,14 +89,25 @@ std::string adapter_base(const std::string& directory) {
   return name;
 }
 
+}  // namespace
+
+bool holds_adapter(const std::string& directory) {
+  return path_exists(join_path(directory, kAdapterConfig));
+}
+
+std::string adapter_base(const std::string& directory) {
+  const std::string path = join_path(directory, kAdapterConfig);
+  return base_of(read_model_json(path), path);
+}
+
 Adapter read_adapter(const std::string& directory) {
   const std::string config_path = join_path(directory, kAdapterConfig);
-  const Json config = read_config(directory);
+  const Json config = read_model_json(config_path);
   refuse_other_arithmetic(config, config_path);
   const double scale = scale_of(config, config_path);
   Adapter adapter;
   adapter.directory = directory;
-  adapter.base = adapter_base(directory);
+  adapter.base = base_of(config, config_path);
   const std::string path = join_path(directory, kAdapterWeights);
   if (!path_exists(path))
     throw CheckpointError("{}: is missing; adapters are read from safetensors", path);

@@ -174,9 +174,8 @@ ModelSource open_gguf(const std::string& path, const OpenOptions& options) {
     tensors.push_back({tensor.name, tensor.type, tensor.shape, tensor.bytes});
   read_embedding(tensors, model);
   check_config(model);
-  match_parameters(
-      model, tensors, [&](const std::string& name) { return expected_tensor(model.config, name); },
-      [](const std::string&) { return false; });
+  match_parameters(model, tensors,
+                   [&](const std::string& name) { return expected_tensor(model.config, name); });
   take_id(*file, "bos_token_id", "bos_token_id", model.special_ids);
   take_id(*file, "eos_token_id", "eos_token_id", model.special_ids);
   take_id(*file, "padding_token_id", "pad_token_id", model.special_ids);

@@ -3,6 +3,7 @@
 #include <array>
 #include <string_view>
 
+#include "interop/source_parts.h"
 #include "train_sft/base/error.h"
 
 namespace train_sft {
@@ -76,8 +77,7 @@ std::string gguf_name(const std::string& parameter) {
 
 GgufOrder gguf_order(const ModelConfig& config, const std::string& parameter) {
   if (config.family == Family::gpt2) {
-    const bool matrix = parameter.ends_with(".weight") && (parameter.find(".c_") != parameter.npos);
-    return matrix ? GgufOrder::transposed : GgufOrder::same;
+    return is_conv1d_weight(parameter) ? GgufOrder::transposed : GgufOrder::same;
   }
   if (gguf_architecture(config) != "llama") return GgufOrder::same;
   if (parameter.find(".q_proj.") != parameter.npos) return GgufOrder::permuted_q;

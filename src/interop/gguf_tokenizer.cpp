@@ -7,6 +7,7 @@
 #include "train_sft/base/file.h"
 #include "train_sft/base/json.h"
 #include "train_sft/text/bpe.h"
+#include "train_sft/text/chat_template.h"
 
 namespace train_sft {
 namespace {
@@ -81,7 +82,6 @@ BpeDefinition read_definition(const GgufFile& file) {
   definition.bos_id = id_or_none(file, "bos_token_id", count);
   definition.eos_id = id_or_none(file, "eos_token_id", count);
   definition.pad_id = id_or_none(file, "padding_token_id", count);
-  definition.chat_template = file.text_or("tokenizer.chat_template", "");
   definition.post_processor = bos_post_processor(file, definition);
   apply_gguf_pre_tokenizer(file.text_or(kPrefix + "pre", "gpt-2"), definition, file.path());
   return definition;
@@ -93,11 +93,11 @@ struct Vocabulary {
   std::vector<std::string> tokens;
   std::vector<int32_t> types;
 
+  // A token a row of the embedding; those without one get a name.
   void fill(int64_t rows) {
-    for (auto id = static_cast<int64_t>(tokens.size()); id < rows; ++id) {
-      tokens.push_back(fmt::format("[PAD{}]", id));
-      types.push_back(kUnused);
-    }
+    const size_t count = std::max(tokens.size(), static_cast<size_t>(rows));
+    tokens.resize(count);
+    types.resize(count, kUnused);
     for (size_t id = 0; id < tokens.size(); ++id)
       if (tokens[id].empty()) {
         tokens[id] = fmt::format("[PAD{}]", id);
@@ -113,13 +113,6 @@ Json tokenizer_config(const std::string& directory) {
   return json.is_object() ? json : Json::object();
 }
 
-std::string stored_template(const std::string& directory, const Json& config) {
-  const auto found = config.find("chat_template");
-  if (found != config.end() && found->is_string()) return found->get<std::string>();
-  const std::string path = join_path(directory, "chat_template.jinja");
-  return path_exists(path) ? read_file(path) : "";
-}
-
 std::string add_bpe(GgufWriter& writer, const BpeTokenizer& tokenizer, int64_t rows,
                     const std::string& directory) {
   const BpeDefinition& definition = tokenizer.definition();
@@ -132,10 +125,6 @@ std::string add_bpe(GgufWriter& writer, const BpeTokenizer& tokenizer, int64_t r
   Vocabulary vocabulary{definition.tokens, std::vector<int32_t>(definition.tokens.size(), kNormal)};
   for (const AddedToken& added : definition.added_tokens) {
     const auto id = static_cast<size_t>(added.id);
-    if (id >= vocabulary.tokens.size()) {
-      vocabulary.tokens.resize(id + 1);
-      vocabulary.types.resize(id + 1, kUnused);
-    }
     vocabulary.tokens[id] = added.content;
     vocabulary.types[id] = added.special ? kControl : kUserDefined;
   }
@@ -212,7 +201,7 @@ std::string add_tokenizer(GgufWriter& writer, const std::string& directory, int6
   const auto add_bos = config.find("add_bos_token");
   writer.add(kPrefix + "add_bos_token",
              add_bos != config.end() && add_bos->is_boolean() && add_bos->get<bool>());
-  const std::string chat = stored_template(directory, config);
+  const std::string chat = stored_chat_template(directory);
   if (!chat.empty()) writer.add("tokenizer.chat_template", chat);
   return difference;
 }

@@ -2,6 +2,7 @@
 // model.safetensors.index.json lists.
 #include <set>
 
+#include "interop/map_file.h"
 #include "interop/source_parts.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
@@ -12,21 +13,6 @@ namespace {
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
-
-Json read_json(const std::string& path) {
-  try {
-    return read_json_file(path);
-  } catch (const DataError& error) {
-    throw CheckpointError("{}", error.what());
-  }
-}
-
-Json read_json_if_there(const std::string& path) {
-  if (!path_exists(path)) return Json::object();
-  Json json = read_json(path);
-  if (!json.is_object()) throw CheckpointError("{}: expected a JSON object", path);
-  return json;
-}
 
 // A shard is a file beside the index: anything else could lead anywhere.
 void check_shard_name(const std::string& name, const std::string& index) {
@@ -39,9 +25,9 @@ void check_shard_name(const std::string& name, const std::string& index) {
 // Which file holds each tensor; empty: all are in model.safetensors.
 std::map<std::string, std::string> read_index(const std::string& directory) {
   const std::string path = join_path(directory, kIndex);
-  const Json json = read_json(path);
-  const auto map = json.is_object() ? json.find("weight_map") : json.end();
-  if (!json.is_object() || map == json.end() || !map->is_object())
+  const Json json = read_model_json(path);
+  const auto map = json.find("weight_map");
+  if (map == json.end() || !map->is_object())
     throw CheckpointError("{}: no object 'weight_map'", path);
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : map->items()) {
@@ -145,7 +131,7 @@ ModelSource open_huggingface(const std::string& directory) {
   if (!path_exists(config_path))
     throw CheckpointError("{}: holds no config.json; a Hugging Face model directory has one",
                           directory);
-  const Json config = read_json(config_path);
+  const Json config = read_model_json(config_path);
   model.config = from_huggingface(config, config_path);
   const bool single = path_exists(join_path(directory, kSingle));
   if (!single && !path_exists(join_path(directory, kIndex)))
@@ -153,11 +139,10 @@ ModelSource open_huggingface(const std::string& directory) {
   std::vector<SourceTensor> tensors =
       single ? single_file(directory, model) : sharded(directory, model);
   drop_copy_of_tied_head(tensors, model);
-  match_parameters(
-      model, tensors, [](const std::string& name) { return Expected{name}; },
-      [](const std::string&) { return false; });
+  match_parameters(model, tensors, [](const std::string& name) { return Expected{name}; });
   take_ids(config, model.special_ids);
-  model.generation = read_json_if_there(join_path(directory, "generation_config.json"));
+  const std::string generation = join_path(directory, "generation_config.json");
+  if (path_exists(generation)) model.generation = read_model_json(generation);
   model.tokenizer_directory = directory;
   return model;
 }

@@ -69,7 +69,11 @@ void copy_file(const std::string& from, const std::string& to) {
 
 }  // namespace
 
-TensorType natural_type(const ModelSource& model) {
+TensorType stored_type(const ModelSource& model, const std::string& dtype) {
+  if (dtype == "f32") return TensorType::f32;
+  if (dtype == "f16") return TensorType::f16;
+  if (dtype == "bf16") return TensorType::bf16;
+  if (dtype == "q8_0") return TensorType::q8_0;
   std::set<TensorType> types;
   for (const auto& [name, source] : model.parameters)
     if (source.rearrange != Rearrange::zeros) types.insert(source.tensor.type);

@@ -101,8 +101,7 @@ std::vector<SourceTensor> cut_tensors(Cutter& cutter, const ModelConfig& config,
 
 Expected expected_tensor(const std::string& name) {
   Expected expected{name};
-  if (name.ends_with(".weight") && name.find(".c_") != name.npos)
-    expected.rearrange = Rearrange::transpose;
+  if (is_conv1d_weight(name)) expected.rearrange = Rearrange::transpose;
   return expected;
 }
 
@@ -130,7 +129,7 @@ ModelSource open_llmc(const std::string& path) {
     throw CheckpointError(
         "{}: {} bytes follow the last parameter; the header does not fit the file", path,
         cutter.left());
-  match_parameters(model, tensors, expected_tensor, [](const std::string&) { return false; });
+  match_parameters(model, tensors, expected_tensor);
   return model;
 }
 

@@ -42,8 +42,7 @@ bool begins_with(const std::string& path, std::string_view magic) {
 }  // namespace
 
 void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tensors,
-                      const std::function<Expected(const std::string& parameter)>& expected,
-                      const std::function<bool(const std::string& tensor)>& ignored) {
+                      const std::function<Expected(const std::string& parameter)>& expected) {
   std::unordered_map<std::string, const SourceTensor*> by_name;
   for (const SourceTensor& tensor : tensors) by_name.emplace(tensor.name, &tensor);
   std::set<std::string> used;
@@ -61,10 +60,14 @@ void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tenso
     used.insert(wanted.tensor);
   }
   for (const SourceTensor& tensor : tensors)
-    if (!used.contains(tensor.name) && !ignored(tensor.name))
+    if (!used.contains(tensor.name))
       throw CheckpointError(
           "{}: tensor '{}' belongs to no parameter of this architecture as it is implemented here",
           model.path, tensor.name);
+}
+
+bool is_conv1d_weight(const std::string& parameter) {
+  return parameter.ends_with(".weight") && parameter.find(".c_") != parameter.npos;
 }
 
 void check_config(const ModelSource& model) {
@@ -120,7 +123,7 @@ ModelSource open_model(const std::string& path, const OpenOptions& options) {
   ModelSource model;
   if (is_directory(path) && holds_adapter(path)) {
     const Adapter adapter = read_adapter(path);
-    model = open_model(adapter.base);
+    model = open_model(adapter.base, options);
     attach_adapter(model, adapter);
     model.path = path;
     if (holds_tokenizer(path)) model.tokenizer_directory = path;

@@ -335,7 +335,6 @@ void Machine::persistent_id() {
   storage.kind = Kind::storage;
   storage.storage_class = object(id.items[1]).text.substr(std::string("torch ").size());
   storage.text = object(id.items[2]).text;
-  storage.integer = object(id.items[4]).integer;
   push(std::move(storage));
 }
 

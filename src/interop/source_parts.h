@@ -18,11 +18,13 @@ struct Expected {
 };
 
 // Fills model.parameters by model.config. Throws CheckpointError naming the first parameter that
-// is missing or of another shape, or the first tensor that no parameter takes and that `ignored`
-// (by name) does not let pass.
+// is missing or of another shape, or the first tensor that no parameter takes.
 void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tensors,
-                      const std::function<Expected(const std::string& parameter)>& expected,
-                      const std::function<bool(const std::string& tensor)>& ignored);
+                      const std::function<Expected(const std::string& parameter)>& expected);
+
+// GPT-2's matrices outside the embeddings, which OpenAI's Conv1D stores [in, out] and other formats
+// as Linear's [out, in]. By the parameter's name; only for this family.
+bool is_conv1d_weight(const std::string& parameter);
 
 // validate(), as a CheckpointError that names the file.
 void check_config(const ModelSource& model);

@@ -5,6 +5,7 @@
 
 #include "interop/parameter_bytes.h"
 #include "interop/rearrange.h"
+#include "interop/source_parts.h"
 #include "interop/zip_file.h"
 #include "train_sft/base/error.h"
 #include "train_sft/interop/model_export.h"
@@ -108,10 +109,6 @@ void put_arguments(PickleWriter& pickle, const ModelConfig& config) {
   pickle.set_items();
 }
 
-bool is_transposed(const ParameterInfo& parameter) {
-  return parameter.shape.size() == 2 && parameter.name.find(".c_") != parameter.name.npos;
-}
-
 // model.py fixes what our configuration leaves free.
 void check_expressible(const ModelConfig& config, const std::string& path) {
   const auto refuse = [&](const std::string& what) {
@@ -139,7 +136,7 @@ void write_torch(const ModelSource& model, const std::string& path, TensorType t
   for (size_t i = 0; i < layout.parameters.size(); ++i) {
     const ParameterInfo& parameter = layout.parameters[i];
     std::vector<int64_t> shape = parameter.shape;
-    if (is_transposed(parameter)) std::swap(shape[0], shape[1]);
+    if (is_conv1d_weight(parameter.name)) std::swap(shape[0], shape[1]);
     pickle.text(parameter.name);
     put_tensor(pickle, type, i, shape);
   }
@@ -159,7 +156,7 @@ void write_torch(const ModelSource& model, const std::string& path, TensorType t
   for (size_t i = 0; i < layout.parameters.size(); ++i) {
     const ParameterInfo& parameter = layout.parameters[i];
     std::vector<float> values = parameter_values(model, parameter);
-    if (is_transposed(parameter))
+    if (is_conv1d_weight(parameter.name))
       values = transposed(values, parameter.shape[0], parameter.shape[1]);
     zip.add(fmt::format("{}data/{}", kFolder, i), bytes_of(model, parameter.name, values, type));
   }

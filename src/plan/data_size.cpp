@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "data/split.h"
 #include "train_sft/base/log.h"
 #include "train_sft/text/tokenizer.h"
 #include "train_sft/train/checkpoint.h"
@@ -12,8 +13,7 @@ namespace {
 
 uint64_t held_out(uint64_t examples, const TrainConfig& config) {
   if (!config.val_data.empty()) return 0;
-  const double part = std::ceil(config.val_split * static_cast<double>(examples));
-  return std::min(static_cast<uint64_t>(part), examples);
+  return std::min(validation_count(examples, config.val_split), examples);
 }
 
 uint64_t rows_of(uint64_t examples, uint64_t tokens, const TrainConfig& config) {

@@ -1,7 +1,6 @@
 #include "report/html.h"
 
-#include <array>
-#include <cstdint>
+#include "train_sft/base/utf8.h"
 
 namespace train_sft::html {
 namespace {
@@ -27,25 +26,11 @@ std::string_view escaped(char c) {
 
 }  // namespace
 
-size_t character_bytes(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t lead = byte(0);
-  if (lead < 0x80) return 1;
-  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-  if (lead < 0xC2 || lead > 0xF4 || text.size() < length) return 0;
-  for (size_t i = 1; i < length; ++i)
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  const uint8_t second = byte(1);
-  const bool overlong = (lead == 0xE0 && second < 0xA0) || (lead == 0xF0 && second < 0x90);
-  const bool out_of_range = (lead == 0xED && second > 0x9F) || (lead == 0xF4 && second > 0x8F);
-  return overlong || out_of_range ? 0 : length;
-}
-
 std::string escape(std::string_view text) {
   std::string out;
   out.reserve(text.size() + text.size() / 8);
   while (!text.empty()) {
-    const size_t length = character_bytes(text);
+    const size_t length = valid_character_bytes(text);
     const char c = text[0];
     const bool control = (c >= 0 && c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
     if (length == 0 || control)

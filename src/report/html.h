@@ -6,9 +6,6 @@
 
 namespace train_sft::html {
 
-// Bytes of the well-formed UTF-8 character (RFC 3629) at the front of text, which is not empty; 0
-// when it is ill-formed.
-size_t character_bytes(std::string_view text);
 // For text between tags and inside quoted attributes. Control characters other than newline and tab
 // become U+FFFD, as do ill-formed UTF-8 sequences.
 std::string escape(std::string_view text);

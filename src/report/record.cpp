@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "train_sft/base/file.h"
+#include "train_sft/base/json_text.h"
 
 namespace train_sft {
 namespace {
@@ -50,14 +51,11 @@ Record record_from_json(const Json& line) {
 std::vector<Record> read_records(const std::string& path) {
   std::vector<Record> records;
   if (!path_exists(path)) return records;
-  const std::string text = read_file(path);
-  size_t begin = 0;
-  for (size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
-    const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    if (!line.is_object() || !line.contains("step") || !line["step"].is_number()) break;
+  read_json_lines(read_file(path), [&](Json&& line) {
+    if (!line.contains("step") || !line["step"].is_number()) return false;
     records.push_back(record_from_json(line));
-  }
+    return true;
+  });
   return records;
 }
 

@@ -6,15 +6,18 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
+#include "train_sft/base/json_text.h"
 
 namespace train_sft {
 namespace {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
 constexpr size_t kMaxSamples = 400;
+constexpr std::string_view kStepPrefix = "step_";
 
 Json read_object(const std::string& directory, const char* name) {
   const std::string path = join_path(directory, name);
@@ -28,31 +31,19 @@ Json read_object(const std::string& directory, const char* name) {
 std::vector<Json> read_samples(const std::string& path) {
   std::vector<Json> samples;
   if (!path_exists(path)) return samples;
-  const std::string text = read_file(path, kMaxFileBytes);
-  size_t begin = 0;
-  for (size_t end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
-    Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                            text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+  read_json_lines(read_file(path, kMaxFileBytes), [&](Json&& line) {
     const auto is_text = [&](const char* key) {
       return line.contains(key) && line[key].is_string();
     };
-    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
-        !is_text("prompt") || !is_text("sample"))
-      break;
+    if (!line.contains("step") || !line["step"].is_number_integer() || !is_text("prompt") ||
+        !is_text("sample"))
+      return false;
     samples.push_back(std::move(line));
-  }
+    return true;
+  });
   if (samples.size() > kMaxSamples)
     samples.erase(samples.begin(), samples.end() - static_cast<std::ptrdiff_t>(kMaxSamples));
   return samples;
-}
-
-// The step of a name like step_00001000, or -1.
-int64_t step_of_name(const std::string& name) {
-  constexpr std::string_view kPrefix = "step_";
-  if (!name.starts_with(kPrefix) || name.size() == kPrefix.size() || name.size() > 23) return -1;
-  const std::string digits = name.substr(kPrefix.size());
-  if (digits.find_first_not_of("0123456789") != std::string::npos) return -1;
-  return std::stoll(digits);
 }
 
 std::vector<CheckpointEntry> list_checkpoints(const std::string& directory) {
@@ -61,9 +52,9 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& directory) {
   std::vector<CheckpointEntry> entries;
   for (const std::string& name : list_directory(directory)) {
     const std::string path = join_path(directory, name);
-    const int64_t step = step_of_name(name);
-    if (step < 0 || !path_exists(join_path(path, "manifest.json"))) continue;
-    CheckpointEntry entry{name, step, 0, false, name == latest, name == best};
+    const auto step = step_of(name);
+    if (!step || !path_exists(join_path(path, "manifest.json"))) continue;
+    CheckpointEntry entry{name, *step, 0, false, name == latest, name == best};
     for (const std::string& file : list_directory(path)) {
       const std::string file_path = join_path(path, file);
       if (!is_directory(file_path)) entry.bytes += file_size(file_path);
@@ -91,6 +82,19 @@ bool is_alive(const Json& card) {
 }
 
 }  // namespace
+
+std::string step_name(int64_t step) {
+  return fmt::format("{}{:08}", kStepPrefix, step);
+}
+
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kStepPrefix)) return std::nullopt;
+  int64_t step = 0;
+  const char* end = name.data() + name.size();
+  const auto [last, error] = std::from_chars(name.data() + kStepPrefix.size(), end, step);
+  if (error != std::errc() || last != end || step_name(step) != name) return std::nullopt;
+  return step;
+}
 
 const Json& value_at(const Json& json, std::initializer_list<const char*> path) {
   static const Json null;

@@ -5,29 +5,18 @@
 #include <algorithm>
 #include <cmath>
 
-#include "report/html.h"
 #include "report/summary.h"
 #include "train_sft/base/progress.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 namespace {
 
 constexpr size_t kLabelColumns = 9;
 
-size_t characters(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
-}
-
 std::string clipped(const std::string& text, size_t columns) {
-  if (characters(text) <= columns) return text;
-  size_t seen = 0, i = 0;
-  for (; i < text.size(); ++i) {
-    if ((static_cast<unsigned char>(text[i]) & 0xC0) == 0x80) continue;
-    if (++seen == columns) break;
-  }
-  return text.substr(0, i) + "…";
+  if (count_characters(text) <= columns) return text;
+  return text.substr(0, character_offset(text, columns - 1)) + "…";
 }
 
 // Words wrapped to lines; at most `most` of them.
@@ -37,7 +26,7 @@ std::vector<std::string> wrapped(const std::string& text, size_t columns, size_t
     const size_t end = std::min(text.find(' ', begin), text.size());
     const std::string word = text.substr(begin, end - begin);
     std::string& line = lines.back();
-    if (!line.empty() && characters(line) + 1 + characters(word) > columns)
+    if (!line.empty() && count_characters(line) + 1 + count_characters(word) > columns)
       lines.push_back(word);
     else
       line += (line.empty() ? "" : " ") + word;
@@ -59,7 +48,8 @@ std::string progress_line(const Outline& o, size_t columns) {
                   o.state == RunState::running && o.seconds_left > 0
                       ? fmt::format(" · {} left", human_duration(o.seconds_left))
                       : "");
-  const size_t width = columns > characters(text) + 10 ? columns - characters(text) : 10;
+  const size_t width =
+      columns > count_characters(text) + 10 ? columns - count_characters(text) : 10;
   std::string bar;
   for (size_t i = 0; i < width; ++i)
     bar += static_cast<double>(i) < part * static_cast<double>(width) ? "━" : "─";
@@ -164,7 +154,7 @@ Json number(std::optional<double> value) {
 std::string printable(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
-    const size_t length = html::character_bytes(std::string_view(text).substr(i));
+    const size_t length = valid_character_bytes(std::string_view(text).substr(i));
     const auto lead = static_cast<unsigned char>(text[i]);
     const bool c1 = length == 2 && lead == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0;
     if (text[i] == '\n' || text[i] == '\t')

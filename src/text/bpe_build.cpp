@@ -8,7 +8,7 @@
 #include "train_sft/base/checksum.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 namespace {

@@ -12,7 +12,7 @@
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/json.h"
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 #include "unicode_classes.h"
 
 namespace train_sft {

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 #include "unicode_classes.h"
 
 namespace train_sft {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "strip.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft::jinja {
 namespace {
@@ -126,8 +127,7 @@ Json joined(const Json& list, const Json& separator) {
 
 Json length_of(const Json& value) {
   if (value.is_array() || value.is_object()) return value.size();
-  const std::string& text = text_of(value, "the length");
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+  return count_characters(text_of(value, "the length"));
 }
 
 Json text_method(const std::string& text, const std::string& name, const Arguments& arguments) {

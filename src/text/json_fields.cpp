@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "train_sft/base/error.h"
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 

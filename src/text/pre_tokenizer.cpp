@@ -161,29 +161,13 @@ class DigitsSplitter : public Splitter {
   bool individual_;
 };
 
-class PatternSplitter : public Splitter {
- public:
-  PatternSplitter(const std::string& pattern, const std::string& where) : regex_(pattern, where) {}
-  size_t piece_end(std::string_view text, size_t begin) const override {
-    return regex_.piece_end(text, begin);
-  }
-  AtSpaces at_spaces() const override { return AtSpaces::unknown; }
-
- private:
-  RegexSplitter regex_;
-};
-
 }  // namespace
 
 std::unique_ptr<Splitter> pattern_splitter(const std::string& pattern, const std::string& where) {
   if (pattern == kGpt2Pattern) return std::make_unique<Gpt2Splitter>();
   if (pattern == kLlama3Pattern) return std::make_unique<Llama3Splitter>(3);
   if (pattern == kQwen2Pattern) return std::make_unique<Llama3Splitter>(1);
-  return regex_splitter(pattern, where);
-}
-
-std::unique_ptr<Splitter> regex_splitter(const std::string& pattern, const std::string& where) {
-  return std::make_unique<PatternSplitter>(pattern, where);
+  return std::make_unique<RegexSplitter>(pattern, where);
 }
 
 std::unique_ptr<Splitter> digits_splitter(bool individual) {
@@ -207,7 +191,6 @@ PreTokenizer::PreTokenizer(const std::vector<PreTokenizerStep>& steps, const std
       if (&step != &steps.back()) {
         throw DataError("{}: a pre-tokenizer step after ByteLevel is not implemented", where);
       }
-      byte_level_step_ = splitters_.size();
       add_prefix_space_ = step.add_prefix_space;
       splitters_.push_back(step.use_regex ? pattern_splitter(std::string(kGpt2Pattern), where)
                                           : nullptr);

@@ -33,8 +33,6 @@ class Splitter {
 
 // Hand-written for the known patterns, else PCRE2's. Throws DataError.
 std::unique_ptr<Splitter> pattern_splitter(const std::string& pattern, const std::string& where);
-// The same patterns always through PCRE2: what the hand-written ones are compared with.
-std::unique_ptr<Splitter> regex_splitter(const std::string& pattern, const std::string& where);
 std::unique_ptr<Splitter> digits_splitter(bool individual);
 
 class PreTokenizer {
@@ -58,7 +56,7 @@ class PreTokenizer {
       return;
     }
     std::string with_space;
-    if (add_prefix_space_ && step == byte_level_step_ && !text.starts_with(' ')) {
+    if (add_prefix_space_ && step + 1 == splitters_.size() && !text.starts_with(' ')) {
       with_space = ' ' + std::string(text);
       text = with_space;
     }
@@ -74,8 +72,7 @@ class PreTokenizer {
   }
 
   std::vector<std::unique_ptr<Splitter>> splitters_;  // a step each; null: does not cut
-  bool add_prefix_space_ = false;
-  size_t byte_level_step_ = 0;
+  bool add_prefix_space_ = false;                     // of the last step, byte_level
 };
 
 }  // namespace train_sft

@@ -128,7 +128,6 @@ struct RegexSplitter::Code {
 RegexSplitter::RegexSplitter(const std::string& pattern, const std::string& where)
     : code_(std::make_unique<Code>(compile(pcre2_pattern(pattern, where), where))) {}
 RegexSplitter::~RegexSplitter() = default;
-RegexSplitter::RegexSplitter(RegexSplitter&&) noexcept = default;
 
 size_t RegexSplitter::piece_end(std::string_view text, size_t begin) const {
   for (size_t from = begin; from < text.size(); from += character_at(text, from).bytes) {

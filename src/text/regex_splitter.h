@@ -8,21 +8,22 @@
 #include <string>
 #include <string_view>
 
+#include "pre_tokenizer.h"
 #include "unicode_classes.h"
 
 namespace train_sft {
 
-class RegexSplitter {
+class RegexSplitter final : public Splitter {
  public:
   // Throws DataError naming `where` and the pattern.
   RegexSplitter(const std::string& pattern, const std::string& where);
-  ~RegexSplitter();
-  RegexSplitter(RegexSplitter&&) noexcept;
+  ~RegexSplitter() override;
 
   // End of the piece that begins at `begin` < text.size(): a match, or what stands before the next
   // one. text: well-formed UTF-8, of which text[begin] begins a character. Safe to call from
   // several threads. Throws DataError where the pattern needs more than a million steps at a place.
-  size_t piece_end(std::string_view text, size_t begin) const;
+  size_t piece_end(std::string_view text, size_t begin) const override;
+  AtSpaces at_spaces() const override { return AtSpaces::unknown; }
 
  private:
   struct Code;

@@ -15,11 +15,13 @@ std::string directory_of(const std::string& path) {
 }
 
 // A text, or a list of {"name", "template"}.
-std::string template_in(const Json& config) {
+std::string template_in(const Json& config, const std::string& path) {
   const auto found = config.find("chat_template");
-  if (found == config.end()) return {};
+  if (found == config.end() || found->is_null()) return {};
   if (found->is_string()) return found->get<std::string>();
-  if (!found->is_array()) return {};
+  if (!found->is_array())
+    throw DataError("{}: field 'chat_template' is {}, expected a text or a list of templates", path,
+                    found->type_name());
   for (const Json& named : *found) {
     const bool is_template = named.is_object() && named.contains("template") &&
                              named["template"].is_string() && named.contains("name");
@@ -60,7 +62,7 @@ std::string stored_chat_template(const std::string& path) {
   const std::string config = join_path(directory, "tokenizer_config.json");
   if (!path_exists(config)) return {};
   const Json json = parse_json(read_file(config, kLargestFile), config);
-  return json.is_object() ? template_in(json) : "";
+  return json.is_object() ? template_in(json, config) : "";
 }
 
 std::unique_ptr<ChatTemplate> chat_template_for(const std::string& name, const std::string& path) {

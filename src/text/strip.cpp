@@ -1,6 +1,6 @@
 #include "strip.h"
 
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 namespace train_sft {
 namespace {
@@ -32,7 +32,7 @@ std::string_view stripped(std::string_view text, std::string_view characters, bo
   }
   while (right && !text.empty()) {
     size_t begin = text.size() - 1;
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
+    while (begin > 0 && continues_character(text[begin])) --begin;
     if (!goes(text.substr(begin))) break;
     text.remove_suffix(text.size() - begin);
   }

@@ -11,7 +11,6 @@ namespace train_sft {
 namespace {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{64} << 20;
-constexpr uint64_t kMaxTemplateBytes = uint64_t{1} << 20;
 
 struct ConfigFile {
   std::string path;
@@ -70,21 +69,6 @@ bool read_id(const ConfigFile& file, const std::string& field, const BpeDefiniti
   return true;
 }
 
-std::string chat_template_of(const std::string& directory, const ConfigFile& config) {
-  const std::string file = join_path(directory, "chat_template.jinja");
-  if (path_exists(file)) return read_file(file, kMaxTemplateBytes);
-  if (!config.json.is_object()) return "";
-  const Fields fields(config.json, config.path);
-  if (!fields.has("chat_template")) return "";
-  const MapJson& value = config.json["chat_template"];
-  if (!value.is_array()) return fields.string("chat_template");
-  for (size_t i = 0; i < value.size(); ++i) {  // several with names
-    const Fields named(value[i], fmt::format("{}.chat_template[{}]", config.path, i));
-    if (named.string("name") == "default") return named.string("template");
-  }
-  return "";
-}
-
 }  // namespace
 
 void read_tokenizer_config(const std::string& directory, BpeDefinition& definition) {
@@ -102,7 +86,6 @@ void read_tokenizer_config(const std::string& directory, BpeDefinition& definiti
       read_id(ids[1], field + "_id", definition, *id);
     }
   }
-  definition.chat_template = chat_template_of(directory, names[0]);
 }
 
 }  // namespace train_sft

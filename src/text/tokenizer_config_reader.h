@@ -6,9 +6,9 @@
 
 namespace train_sft {
 
-// Fills in bos, eos, pad and chat_template from the files beside a tokenizer.json, as transformers
-// does: tokenizer_config.json, then special_tokens_map.json, then the ids in generation_config.json
-// and config.json; chat_template.jinja before tokenizer_config.json's. Throws DataError.
+// Fills in bos, eos and pad from the files beside a tokenizer.json, as transformers does:
+// tokenizer_config.json, then special_tokens_map.json, then the ids in generation_config.json and
+// config.json. Throws DataError.
 void read_tokenizer_config(const std::string& directory, BpeDefinition& definition);
 
 }  // namespace train_sft

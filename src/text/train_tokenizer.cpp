@@ -13,9 +13,9 @@
 #include "sentencepiece_model.h"
 #include "special_tokens.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/utf8.h"
 #include "train_sft/config/train_config.h"
 #include "train_sft/text/tokenizer.h"
-#include "train_sft/text/utf8.h"
 
 namespace train_sft {
 namespace {

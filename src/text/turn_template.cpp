@@ -43,15 +43,20 @@ std::string_view bracketed_name(std::string_view text, size_t begin) {
 // Tokens that the template places and the tokenizer does not have.
 std::set<std::string> missing_tokens(const Tokenizer& tokenizer, const Transitions& all) {
   std::set<std::string> missing;
-  const auto look = [&](const std::optional<TemplateParts>& parts) {
-    for (const TemplatePart& part : parts.value_or(TemplateParts())) {
+  const auto look = [&](const TemplateParts& parts) {
+    for (const TemplatePart& part : parts) {
       if (part.kind == Kind::token && !token_id(tokenizer, part.text)) missing.insert(part.text);
     }
   };
   for (size_t r = 0; r < kRoles; ++r) {
-    look(all.start[r]);
-    for (size_t next = 0; next < kRoles; ++next) look(all.between[r][next]);
+    if (all.start[r]) look(*all.start[r]);
+    for (size_t next = 0; next < kRoles; ++next) {
+      if (all.between[r][next]) look(*all.between[r][next]);
+    }
+    look(all.end[r]);
   }
+  if (all.start_with_input) look(*all.start_with_input);
+  look(all.input);
   look(TemplateParts{{Kind::token, all.end_of_reply}});
   return missing;
 }

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "train_sft/base/utf8.h"
+
 namespace train_sft {
 
 // The four values of a character; a letter is never a number.
@@ -31,7 +33,7 @@ inline Character character_at(std::string_view text, size_t at) {
 // Where the character before text[end] begins; end > 0.
 inline size_t character_before(std::string_view text, size_t end) {
   do --end;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80);
+  while (end > 0 && continues_character(text[end]));
   return end;
 }
 

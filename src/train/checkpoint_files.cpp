@@ -1,7 +1,6 @@
 #include "train/checkpoint_files.h"
 
 #include <algorithm>
-#include <charconv>
 
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
@@ -11,22 +10,8 @@ namespace {
 
 constexpr const char* kFormat = "train_sft checkpoint";
 constexpr int kVersion = 1;
-constexpr std::string_view kStepPrefix = "step_";
 
 }  // namespace
-
-std::string step_name(int64_t step) {
-  return fmt::format("{}{:08}", kStepPrefix, step);
-}
-
-std::optional<int64_t> step_of(const std::string& name) {
-  if (!name.starts_with(kStepPrefix)) return std::nullopt;
-  int64_t step = 0;
-  const char* end = name.data() + name.size();
-  const auto [last, error] = std::from_chars(name.data() + kStepPrefix.size(), end, step);
-  if (error != std::errc() || last != end || step_name(step) != name) return std::nullopt;
-  return step;
-}
 
 Json to_json(const Manifest& manifest) {
   Json files = Json::object();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "train_sft/base/json.h"
+#include "train_sft/report/run_files.h"
 
 namespace train_sft::checkpoint_files {
 
@@ -33,9 +34,8 @@ inline constexpr const char* kSavingPrefix = ".saving_";
 inline constexpr const char* kRemovingPrefix = ".removing_";
 inline constexpr const char* kSupersededPrefix = "superseded_";
 
-std::string step_name(int64_t step);  // step_00001000
-// The step of a name made by step_name, or nothing.
-std::optional<int64_t> step_of(const std::string& name);
+using train_sft::step_name;
+using train_sft::step_of;
 
 struct FileRecord {
   uint64_t bytes = 0;

@@ -118,8 +118,19 @@ def test_rank_stabilised_scaling_is_followed(tmp_path):
     assert (logits(base_model(tmp_path / "ours")) - theirs).abs().max() <= 1e-4
 
 
+def test_a_base_that_does_not_say_its_heads_is_told_them(tmp_path):
+    theirs = logits(peft_adapter(tmp_path, "gpt2"))
+    train_sft("import", "--from", "hf", "--out", "base", cwd=tmp_path)
+    train_sft("export", "--checkpoint", "base", "--format", "pt", "--out", "base.pt", cwd=tmp_path)
+    torch.save(torch.load(tmp_path / "base.pt", weights_only=True)["model"], tmp_path / "bare.pt")
+    change_json(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "bare.pt"))
+    assert "--n_head" in train_sft("import", "--from", "adapter", "--out", "ours", cwd=tmp_path, code=4)
+    train_sft("import", "--from", "adapter", "--out", "ours", "--n_head", 4, cwd=tmp_path)
+    assert (logits(base_model(tmp_path / "ours")) - theirs).abs().max() <= 1e-4
+
+
 @pytest.mark.parametrize("field,value", [("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]),
-                                         ("rank_pattern", {"q_proj": 2}), ("peft_type", "IA3"), ("r", 0)])
+                                         ("rank_pattern", {"q_proj": 2}), ("peft_type", "IA3"), ("peft_type", None), ("bias", 3), ("r", 0)])
 def test_a_setting_that_changes_the_maths_is_refused_by_name(tmp_path, field, value):
     peft_adapter(tmp_path, "llama")
     change_json(tmp_path / "adapter" / "adapter_config.json", **{field: value})

@@ -8,9 +8,9 @@
 
 namespace train_sft {
 
-// What every parameter is stored in when the file's own formats are kept: theirs when all are alike
-// and can be written (F32, F16, BF16), else F32.
-TensorType natural_type(const ModelSource& model);
+// What parameters are stored in: the type that `dtype` names (f32, f16, bf16, q8_0); for "auto" the
+// file's own when all are alike and can be written (F32, F16, BF16), else F32.
+TensorType stored_type(const ModelSource& model, const std::string& dtype);
 
 // Writes config.json, generation_config.json and model.safetensors (of `type`: F32, F16 or BF16)
 // into a directory that exists, and copies the tokenizer's files where the model has them. Files

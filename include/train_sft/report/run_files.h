@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,10 @@ namespace train_sft {
 // Written at the start of a run and at its end (train/run_card.h): where it ran, its model, its
 // data with a few rendered examples, its length; how it ended.
 inline constexpr const char* kRunCard = "run.json";
+
+// The name of a checkpoint's directory, step_00001000; and its step, nothing for another name.
+std::string step_name(int64_t step);
+std::optional<int64_t> step_of(const std::string& name);
 
 struct CheckpointEntry {
   std::string name;

@@ -60,7 +60,6 @@ struct BpeDefinition {
   int32_t bos_id = -1;         // -1: none
   int32_t eos_id = -1;
   int32_t pad_id = -1;
-  std::string chat_template;   // Jinja; "" when the source had none
   std::string post_processor;  // tokenizer.json's, as JSON: kept for save(), adds specials only
 };
 
@@ -77,9 +76,9 @@ class BpeTokenizer : public Tokenizer {
 // whose meaning differs between Oniguruma and PCRE2.
 std::unique_ptr<BpeTokenizer> bpe_tokenizer(BpeDefinition definition, const std::string& where);
 
-// Reads a tokenizer.json with a byte-level BPE model, and bos, eos, pad and chat template from
-// tokenizer_config.json, special_tokens_map.json, chat_template.jinja, generation_config.json and
-// config.json beside it, where they are. What is not implemented is a DataError that names it.
+// Reads a tokenizer.json with a byte-level BPE model, and bos, eos and pad from
+// tokenizer_config.json, special_tokens_map.json, generation_config.json and config.json beside it,
+// where they are. What is not implemented is a DataError that names it.
 BpeDefinition read_bpe_definition(const std::string& tokenizer_json_path);
 
 // Sets pre_tokenizer, normalizer and ignore_merges to what a GGUF file means by

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "train_sft/base/error.h"
+#include "train_sft/base/json_text.h"
 
 namespace train_sft {
 namespace {
@@ -31,6 +32,26 @@ TEST(JsonTest, HostileTextIsRefused) {
   EXPECT_THAT(error_of("1e999"), HasSubstr("f.json"));
   EXPECT_EQ(error_of(std::string(256, '[') + std::string(256, ']')), "(no error)");
   EXPECT_EQ(error_of("\"" + std::string(1000, '[') + "\\\"[\""), "(no error)");
+}
+
+TEST(JsonTest, LinesAreReadAsFarAsTheyAreWhole) {
+  std::vector<int> seen;
+  const auto read = [&](const std::string& text, int most = 9) {
+    seen.clear();
+    return read_json_lines(text, [&](Json&& line) {
+      const int value = line.value("a", -1);
+      if (value > most) return false;
+      seen.push_back(value);
+      return true;
+    });
+  };
+  const std::string two = "{\"a\":1}\n{\"a\":2}\n";
+  for (const char* end : {"", "{\"a\":3}", "{\"a\"\n{\"a\":4}\n", "[3]\n{\"a\":4}\n", "\n"}) {
+    EXPECT_EQ(read(two + end), two.size()) << end;
+    EXPECT_THAT(seen, ::testing::ElementsAre(1, 2)) << end;
+  }
+  EXPECT_EQ(read(two, 1), two.size() / 2);
+  EXPECT_THAT(seen, ::testing::ElementsAre(1));
 }
 
 TEST(JsonTest, FieldsKeepTheirOrder) {

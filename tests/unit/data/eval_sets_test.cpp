@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "support/message_of.h"
 #include "train_sft/data/multiple_choice.h"
 #include "unit/data/data_fixture.h"
 
@@ -10,17 +11,6 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-template <typename Error, typename Call>
-std::string message_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
 
 TEST(EvalDataTest, ANameOrThatOfTheFile) {
   const auto sets = parse_eval_data({"base=x/y.txt", "data/held out.jsonl.gz", "a=b=c.json"});

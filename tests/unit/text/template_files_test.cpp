@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "sample_tokenizers.h"
+#include "support/message_of.h"
 #include "support/temporary_directory.h"
 #include "text/jinja.h"
 #include "train_sft/base/error.h"
@@ -43,17 +44,6 @@ std::vector<int32_t> ids_of(const std::vector<std::string>& parts) {
     }
   }
   return ids;
-}
-
-template <typename Error, typename Call>
-std::string message_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 TEST(ForeignTemplateTest, ItsDefaultSystemPromptIsRendered) {
@@ -190,6 +180,19 @@ TEST_F(TemplateFileTest, ATokenThatTheTokenizerLacksIsNamed) {
   EXPECT_THAT(error, HasSubstr("<|bot|>, <|fin|>"));
 }
 
+TEST_F(TemplateFileTest, ATokenThatOnlyALastMessageOrAnInputNeedsIsMissedBeforeItIsRendered) {
+  const auto fits = [&](const std::string& input, const std::string& end) {
+    return chat_template(
+               file(R"({"user": {"prefix": "", "suffix": "")" + input +
+                    R"(}, "assistant": {"prefix": "", "suffix": [{"token": "eos_token"})" + end +
+                    "]}}"))
+        ->fits(tokenizer());
+  };
+  EXPECT_TRUE(fits("", ""));
+  EXPECT_FALSE(fits("", R"(, {"token": "<|last|>"})"));
+  EXPECT_FALSE(fits(R"(, "input": [{"token": "<|in|>"}])", ""));
+}
+
 TEST_F(TemplateFileTest, TheTemplateBesideATokenizerIsFound) {
   const std::string& path = directory_.path();
   EXPECT_EQ(stored_chat_template(path), "");
@@ -206,6 +209,15 @@ TEST_F(TemplateFileTest, TheTemplateBesideATokenizerIsFound) {
   EXPECT_EQ(chat_template_for("auto", path)->name(), "alpaca");
   write_file_atomically(path + "/chat_template.jinja", chat_template("nanochat")->jinja());
   EXPECT_EQ(chat_template_for("auto", path)->name(), "nanochat");
+}
+
+TEST_F(TemplateFileTest, AStoredTemplateThatIsNoTextIsAnError) {
+  const std::string& path = directory_.path();
+  write_file_atomically(path + "/tokenizer_config.json", R"({"chat_template": null})");
+  EXPECT_EQ(stored_chat_template(path), "");
+  write_file_atomically(path + "/tokenizer_config.json", R"({"chat_template": 5})");
+  EXPECT_THAT(message_of<DataError>([&] { stored_chat_template(path); }),
+              HasSubstr("'chat_template' is number"));
 }
 
 TEST_F(TemplateFileTest, AnUnusableOneIsNoErrorUntilAConversationIsRendered) {

@@ -9,6 +9,13 @@ namespace train_sft {
 
 // Byte offset of the first ill-formed sequence; nothing when all of text is well-formed.
 std::optional<size_t> find_invalid_utf8(std::string_view text);
+// Bytes of the well-formed character at the front of text, which is not empty; 0 when it is
+// ill-formed.
+size_t valid_character_bytes(std::string_view text);
+// Whether the byte goes on with a character that began before it.
+constexpr bool continues_character(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+}
 // Bytes of the character that starts with this lead byte (1 for a stray continuation byte).
 size_t utf8_length(unsigned char lead);
 // Characters in well-formed text.

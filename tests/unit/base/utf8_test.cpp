@@ -1,4 +1,4 @@
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 #include <gtest/gtest.h>
 

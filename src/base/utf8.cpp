@@ -1,14 +1,10 @@
-#include "train_sft/text/utf8.h"
+#include "train_sft/base/utf8.h"
 
 #include <cstdint>
 #include <cstring>
 
 namespace train_sft {
 namespace {
-
-bool is_continuation(unsigned char byte) {
-  return (byte & 0xC0) == 0x80;
-}
 
 // Length of the well-formed character at p, 0 when there is none (RFC 3629, section 4).
 size_t well_formed_length(const unsigned char* p, size_t left) {
@@ -25,7 +21,7 @@ size_t well_formed_length(const unsigned char* p, size_t left) {
   if (a == 0xF4) high = 0x8F;
   if (p[1] < low || p[1] > high) return 0;
   for (size_t i = 2; i < length; ++i) {
-    if (!is_continuation(p[i])) return 0;
+    if (!continues_character(static_cast<char>(p[i]))) return 0;
   }
   return length;
 }
@@ -51,6 +47,10 @@ std::optional<size_t> find_invalid_utf8(std::string_view text) {
   return std::nullopt;
 }
 
+size_t valid_character_bytes(std::string_view text) {
+  return well_formed_length(reinterpret_cast<const unsigned char*>(text.data()), text.size());
+}
+
 size_t utf8_length(unsigned char lead) {
   if (lead < 0xC0) return 1;
   return lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
@@ -58,7 +58,7 @@ size_t utf8_length(unsigned char lead) {
 
 size_t count_characters(std::string_view text) {
   size_t count = 0;
-  for (const char c : text) count += is_continuation(static_cast<unsigned char>(c)) ? 0 : 1;
+  for (const char c : text) count += continues_character(c) ? 0 : 1;
   return count;
 }
 

@@ -1,0 +1,41 @@
+// JSON before it is parsed: its brackets, its lines.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string_view>
+
+#include "train_sft/base/json.h"
+
+namespace train_sft {
+
+// Levels of brackets that a file may nest: what reads a value is recursive here and there, and no
+// file may choose how deep.
+inline constexpr int kDeepestJson = 256;
+
+// Calls visit(place, depth) at each bracket of JSON text that stands in no string, depth being the
+// levels open after it, until visit returns false.
+template <typename Visit>
+void visit_brackets(std::string_view text, const Visit& visit) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (!visit(i, ++depth)) return;
+    } else if (c == '}' || c == ']') {
+      if (!visit(i, --depth)) return;
+    }
+  }
+}
+
+// The objects of JSON lines, in order, as far as the text is whole: ends before a line that is torn
+// or no object, and before one that `take` refuses. Returns the bytes of the lines taken.
+size_t read_json_lines(std::string_view text, const std::function<bool(Json&&)>& take);
+
+}  // namespace train_sft
