@@ -3,31 +3,34 @@
 
     bench/save_stall.py TRAIN_SFT [--steps 60] [--every 10] [--threads 1] [--runs 3] [--out_dir DIR]
 
-Trains a GPT-2 of 30M parameters on random text with a log line a step; the times between the lines are the
+Trains a GPT-2 of 23M parameters on random text with a log line a step; the times between the lines are the
 times of steps with all that happens between them. Prints medians, minimum and maximum of: a step without a save
 before it, the first step after a save, and what a save costs in all (the sum of what the steps until the next save
 take more than the median step; noise of other steps is in it).
 """
 
 import argparse
-import datetime
 import pathlib
 import random
 import re
 import statistics
 import subprocess
 import tempfile
+import time
 
-MODEL = ["--n_layer", 6, "--n_head", 8, "--n_embd", 512, "--vocab_size", 8000, "--block_size", 256, "--batch_size", 4]
-LINE = re.compile(r"^(\S+ \S{12}) .*?step (\d+)/")
+MODEL = ["--n_layer", 6, "--n_head", 8, "--n_embd", 512, "--vocab_size", 8000, "--block_size", 128, "--batch_size", 4]
+LINE = re.compile(r"step (\d+)/")
 
 
-def times_of_steps(log):
+def times_of_steps(words, folder):
     """step → seconds from the line of the step before to its own."""
     at = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        if found := LINE.match(line):
-            at[int(found[2])] = datetime.datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S.%f").timestamp()
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if found := LINE.match(line):
+                at[int(found[1])] = time.monotonic()
+    if process.returncode != 0:
+        raise SystemExit(f"{words[0]} ended with {process.returncode}")
     return {step: at[step] - at[step - 1] for step in at if step - 1 in at}
 
 
@@ -42,9 +45,8 @@ def run(options, folder, background):
     words = [options.program, "--data", "text.txt", "--tokenizer", "tok", "--out_dir", out, *MODEL, "--max_iters", options.steps,
              "--save_interval", options.every, "--eval_interval", -1, "--log_interval", 1, "--threads", options.threads,
              "--precision", "fp32", "--keep", 1, "--keep_optimizer", 1, "--val_split", 0, "--save_in_background", background]
-    subprocess.run(list(map(str, words)), cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    times = times_of_steps(list(map(str, words)), folder)
     size = sum(file.stat().st_size for file in (out / "latest").resolve().iterdir())
-    times = times_of_steps(out / "training.log")
     subprocess.run(["rm", "-r", out], check=True)
     return times, size
 

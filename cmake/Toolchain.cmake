@@ -26,6 +26,9 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 
 if(TRAIN_SFT_SANITIZE)
-  add_compile_options(-fsanitize=address,undefined -fno-omit-frame-pointer)
-  add_link_options(-fsanitize=address,undefined)
+  add_compile_options(-fsanitize=${TRAIN_SFT_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${TRAIN_SFT_SANITIZE})
+endif()
+if(TRAIN_SFT_FUZZ)  # every file reports what it covered
+  add_compile_options(-fsanitize=fuzzer-no-link)
 endif()

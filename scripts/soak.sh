@@ -4,6 +4,7 @@
 # The long versions of tests/fault, about an hour: KILLS kill -9 in each phase of a run (200) and
 # RANDOM at random moments (1000), each run resumed and compared bit for bit; then STEPS steps
 # (10,000) of a tiny model with the slopes of memory, file handles and step time.
+# scripts/fuzz.sh and scripts/sanitize.sh stand beside it.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case ${1:-} in

@@ -43,6 +43,10 @@ bool begins_with(const std::string& path, std::string_view magic) {
 
 void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tensors,
                       const std::function<Expected(const std::string& parameter)>& expected) {
+  // Said before a layout of as many layers is made: a number in a small file costs nothing to write.
+  if (model.config.n_layer > static_cast<int64_t>(tensors.size()))
+    throw CheckpointError("{}: announces {} layers and holds {} tensors", model.path,
+                          model.config.n_layer, tensors.size());
   std::unordered_map<std::string, const SourceTensor*> by_name;
   for (const SourceTensor& tensor : tensors) by_name.emplace(tensor.name, &tensor);
   std::set<std::string> used;
