@@ -10,6 +10,7 @@
 #include "train/tensorboard.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/json.h"
+#include "train_sft/base/json_text.h"
 #include "train_sft/base/log.h"
 
 namespace train_sft {
@@ -79,17 +80,10 @@ Json to_json(const StepMetrics& metrics) {
 void cut_step_lines(const std::string& path, int64_t step) {
   if (!path_exists(path)) return;
   const std::string text = read_file(path);
-  size_t keep = 0;
-  while (keep < text.size()) {
-    const size_t end = text.find('\n', keep);
-    if (end == std::string::npos) break;
-    const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(keep),
-                                  text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer() ||
-        line["step"].get<int64_t>() > step)
-      break;
-    keep = end + 1;
-  }
+  const size_t keep = read_json_lines(text, [&](Json&& line) {
+    return line.contains("step") && line["step"].is_number_integer() &&
+           line["step"].get<int64_t>() <= step;
+  });
   if (keep < text.size()) truncate_file(path, keep);
 }
 

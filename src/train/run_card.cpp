@@ -89,22 +89,10 @@ Json length(const Run& run) {
           {"schedule", run.state.schedule}};
 }
 
-// Names of tokens that stand for no bytes, as they are usually called.
-std::map<int32_t, std::string> special_names(const Tokenizer& tokenizer) {
-  std::map<int32_t, std::string> names;
-  for (const char* name :
-       {"<unk>", "<s>", "</s>", "<pad>", "<|endoftext|>", "<|im_start|>", "<|im_end|>",
-        "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
-        "<|eot_id|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>"})
-    if (const auto id = tokenizer.special_id(name)) names[*id] = name;
-  return names;
-}
-
 // Runs of tokens that are learned or not, as text. A character whose bytes fall on both sides, or
 // that the limit cuts, is shown as a replacement character by whoever writes the JSON.
 Json example(const Run& run, uint64_t index) {
   const Dataset& data = run.data.train;
-  const auto names = special_names(*run.tokenizer);
   const uint64_t begin = data.offsets[index], whole = data.offsets[index + 1] - begin;
   const uint64_t shown = std::min(whole, kShownTokens);
   Json segments = Json::array();
@@ -124,8 +112,8 @@ Json example(const Run& run, uint64_t index) {
     if (now != learned) close();
     learned = now;
     const int32_t id = data.tokens[begin + i];
-    const auto name = names.find(id);
-    text += name == names.end() ? run.tokenizer->token_bytes(id) : name->second;
+    const std::string name = run.tokenizer->special_name(id);
+    text += name.empty() ? run.tokenizer->token_bytes(id) : name;
   }
   close();
   return {{"tokens", whole}, {"learned", learned_count}, {"shown", shown}, {"segments", segments}};
