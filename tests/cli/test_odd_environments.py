@@ -107,8 +107,9 @@ def test_a_directory_deleted_under_the_run(tmp_path, text_file):
     # What was trained is not lost with the directory.
     state = json.loads((tmp_path / "out" / "latest" / "train_state.json").read_text(encoding="utf-8"))
     assert state["step"] > 20
+    before = steps(tmp_path / "out")
     again = start("--resume", "auto", "--out_dir", "out", cwd=tmp_path)
-    wait_until(lambda: steps(tmp_path / "out") > 3, again)
+    wait_until(lambda: steps(tmp_path / "out") > before + 3, again)
     stopped(again)
 
 

@@ -2,6 +2,7 @@
 // refused with an Error, whatever the bytes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -11,6 +12,12 @@
 #include "train_sft/base/error.h"
 
 namespace train_sft {
+
+// How GoogleTest names a reader in what it prints.
+void PrintTo(const FuzzTarget& target, std::ostream* out) {
+  *out << target.name;
+}
+
 namespace {
 
 std::string content(const std::filesystem::path& path) {
@@ -27,12 +34,23 @@ TEST_P(Readers, SeedsAreValid) {
   EXPECT_NO_THROW(GetParam().read(seeds[0])) << "the first seed is whole";
 }
 
-TEST_P(Readers, FormerFindingsAreReadOrRefused) {
+// tests/fuzz/regressions/<reader>/<finding>
+TEST(FormerFindings, AreReadOrRefused) {
   const std::filesystem::path folder =
-      std::filesystem::path(TRAIN_SFT_SOURCE_DIR) / "tests/fuzz/regressions" / GetParam().name;
-  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no findings";
-  for (const auto& file : std::filesystem::directory_iterator(folder))
-    EXPECT_NO_THROW(read_any_bytes(GetParam(), content(file.path()))) << file.path();
+      std::filesystem::path(TRAIN_SFT_SOURCE_DIR) / "tests/fuzz/regressions";
+  const auto& targets = fuzz_targets();
+  size_t findings = 0;
+  for (const auto& reader : std::filesystem::directory_iterator(folder)) {
+    const auto target = std::find_if(targets.begin(), targets.end(), [&](const FuzzTarget& t) {
+      return reader.path().filename() == t.name;
+    });
+    ASSERT_NE(target, targets.end()) << reader.path() << " is no reader's";
+    for (const auto& file : std::filesystem::directory_iterator(reader)) {
+      EXPECT_NO_THROW(read_any_bytes(*target, content(file.path()))) << file.path();
+      ++findings;
+    }
+  }
+  EXPECT_GT(findings, 0u);
 }
 
 TEST_P(Readers, DamagedSeedsAreReadOrRefused) {
