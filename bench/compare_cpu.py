@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -78,17 +79,26 @@ class Bench:
         return lines[skip:]
 
     # -- pretraining
-    def ours(self, name, precision, round_number):
-        layers, heads, width, vocabulary, length, rows, warm, steps = MODELS[name]
-        out_dir = f"ours_{round_number}"
-        _, peak = run([self.program, "--data", self.a.text, "--tokenizer", "tokenizer", "--vocab_size", vocabulary,
-                       "--n_layer", layers, "--n_head", heads, "--n_embd", width, "--block_size", length, "--batch_size",
-                       rows, "--max_iters", warm + steps, "--val_split", 0, "--log_interval", 1, "--precision", precision,
-                       "--threads", self.a.threads, "--out_dir", out_dir, "--save_interval", 10**6, "--json"],
-                      cwd=self.folder)
-        ms = statistics.median(line["step_ms"] for line in self.steps_of(out_dir, warm))
-        subprocess.run(["rm", "-rf", self.folder / out_dir], check=True)
-        self.add(name, "ours " + precision, rows * length / ms * 1e3, peak)
+    def training(self, name, precision, steps):
+        layers, heads, width, vocabulary, length, rows, _, _ = MODELS[name]
+        return [self.program, "--data", self.a.text, "--tokenizer", "tokenizer", "--vocab_size", vocabulary, "--n_layer",
+                layers, "--n_head", heads, "--n_embd", width, "--block_size", length, "--batch_size", rows, "--max_iters",
+                steps, "--val_split", 0, "--log_interval", 1, "--precision", precision, "--threads", self.a.threads,
+                "--out_dir", "run", "--save_interval", 10**6, "--json"]
+
+    def remove_run(self):
+        shutil.rmtree(self.folder / "run")
+
+    # Tokens a second, and the peak; the run stays in the folder.
+    def train(self, name, precision):
+        _, _, _, _, length, rows, warm, steps = MODELS[name]
+        _, peak = run(self.training(name, precision, warm + steps), cwd=self.folder)
+        ms = statistics.median(line["step_ms"] for line in self.steps_of("run", warm))
+        return rows * length / ms * 1e3, peak
+
+    def ours(self, name, precision):
+        self.add(name, "ours " + precision, *self.train(name, precision))
+        self.remove_run()
 
     def torch(self, name, kind, threads):
         layers, heads, width, vocabulary, length, rows, warm, steps = MODELS[name]
@@ -111,13 +121,13 @@ class Bench:
     def pretraining(self, name):
         rooflines, threads = {}, {"eager": [1, 2], "compile": [1, 2]}
         if name == "124M":
-            threads = {"eager": [2], "compile": [2]}  # half an hour less: 1 thread is half as fast there
+            threads = {"eager": [2], "compile": [2]}  # a quarter of an hour less
         for number in range(self.a.rounds):
-            self.ours(name, "fp32", number)
+            self.ours(name, "fp32")
             for kind in threads:
                 rates = {count: self.torch(name, kind, count) for count in threads[kind]}
                 threads[kind] = [max(rates, key=rates.get)]
-            self.ours(name, "bf16", number)
+            self.ours(name, "bf16")
             for precision in ("fp32", "bf16"):
                 found = self.roofline(name, precision)
                 if number == 0:
@@ -126,22 +136,17 @@ class Bench:
 
     # -- evaluation against training, and the time from the program's start to its first step
     def evaluation(self, name):
-        layers, heads, width, vocabulary, length, rows, warm, steps = MODELS[name]
+        _, _, _, _, length, rows, _, _ = MODELS[name]
         part = self.folder / "part.txt"
         part.write_text(pathlib.Path(self.a.text).read_text(encoding="utf-8")[:4 * rows * length], encoding="utf-8")
-        shape = ["--tokenizer", "tokenizer", "--vocab_size", vocabulary, "--n_layer", layers, "--n_head", heads, "--n_embd",
-                 width, "--block_size", length, "--batch_size", rows, "--val_split", 0, "--log_interval", 1, "--threads",
-                 self.a.threads, "--json"]
         ratios, starts = [], []
-        for number in range(self.a.rounds):
-            run([self.program, "--data", self.a.text, *shape, "--max_iters", warm + steps, "--out_dir", "run"],
-                cwd=self.folder)
-            trained = rows * length / statistics.median(m["step_ms"] for m in self.steps_of("run", warm)) * 1e3
+        for _ in range(self.a.rounds):
+            trained, _ = self.train(name, "fp32")
             out, _ = run([self.program, "eval", "--checkpoint", "run/latest", "--data", part, "--batch_size", rows, "--threads",
                           self.a.threads, "--json"], cwd=self.folder)
             ratios.append(json.loads(out)["tokens_per_s"] / trained)
-            subprocess.run(["rm", "-rf", self.folder / "run"], check=True)
-            starts.append(self.start_up([self.program, "--data", self.a.text, *shape, "--max_iters", 1, "--out_dir", "run"]))
+            self.remove_run()
+            starts.append(self.start_up(self.training(name, "fp32", 1)))
         return {"evaluation_per_training": summary(ratios), "start_up_s": summary(starts)}
 
     # Until the first line of metrics.jsonl, less that step's own time.
@@ -155,7 +160,7 @@ class Bench:
         waited = time.perf_counter() - begin
         process.wait()
         step_ms = json.loads(log.read_text().splitlines()[0])["step_ms"]
-        subprocess.run(["rm", "-rf", self.folder / "run"], check=True)
+        self.remove_run()
         return waited - step_ms / 1e3
 
     # -- one token at a time: what of the memory's bandwidth its weights use
@@ -191,7 +196,7 @@ class Bench:
                 _, peak = run([self.program, "--data", "sft.json", "--max_iters", steps, "--precision", precision, "--out_dir",
                                "sft", *common], cwd=self.folder)
                 seconds = sum(line["step_ms"] for line in self.steps_of("sft", 0)) / 1e3
-                subprocess.run(["rm", "-rf", self.folder / "sft"], check=True)
+                shutil.rmtree(self.folder / "sft")
                 self.add(row, "ours " + precision, rows * steps / seconds, peak)
             for pad in ("longest", "block"):
                 count, width = (steps, rows) if pad == "longest" else (1, self.a.block_rows)

@@ -85,14 +85,8 @@ std::string does_not_fit(const MicroBatchNeeds& needs, int64_t tokens) {
             kMemoryAllowance),
       bytes(needs.limit), needs.config.max_memory);
   const auto largest = [&](const char* recompute) {
-    TrainConfig config = needs.config;
-    config.recompute = recompute;
-    MicroBatchNeeds with = {needs.model,           config,
-                            needs.batch,           needs.precision,
-                            needs.threads,         needs.limit,
-                            needs.program,         needs.data,
-                            needs.checkpoint_copy, needs.mean_row_tokens,
-                            needs.largest_tokens};
+    MicroBatchNeeds with = needs;
+    with.config.recompute = recompute;
     return most_rows(needs.batch.batch_size,
                      [&](int64_t count) { return with.fits(planned_tokens(with, count)); });
   };

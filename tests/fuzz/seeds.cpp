@@ -23,19 +23,6 @@
 namespace train_sft::seeds {
 namespace {
 
-ModelConfig tiny_llama() {
-  ModelConfig config;
-  config.family = Family::llama;
-  config.n_layer = 1;
-  config.n_head = 2;
-  config.n_kv_head = 1;
-  config.n_embd = 8;
-  config.ffn_hidden = 8;
-  config.vocab_size = 4;
-  config.block_size = 16;
-  return config;
-}
-
 ModelConfig tiny_gpt2() {
   ModelConfig config;
   config.n_layer = 1;
@@ -43,6 +30,14 @@ ModelConfig tiny_gpt2() {
   config.n_embd = 8;
   config.vocab_size = 4;
   config.block_size = 16;
+  return config;
+}
+
+ModelConfig tiny_llama() {
+  ModelConfig config = tiny_gpt2();
+  config.family = Family::llama;
+  config.n_kv_head = 1;
+  config.ffn_hidden = 8;
   return config;
 }
 

@@ -165,30 +165,6 @@ void read_data(const std::string& name, std::string_view bytes) {
   make_batch(rows, RowOrder(rows.size(), 1, true, 1), 0, 0, 1, 0, 1);
 }
 
-void read_json_lines(std::string_view bytes) {
-  read_data("data.jsonl", bytes);
-}
-
-void read_gzip(std::string_view bytes) {
-  read_data("data.jsonl.gz", bytes);
-}
-
-void read_zstd(std::string_view bytes) {
-  read_data("data.jsonl.zst", bytes);
-}
-
-void read_json_array(std::string_view bytes) {
-  read_data("data.json", bytes);
-}
-
-void read_text(std::string_view bytes) {
-  read_data("data.txt", bytes);
-}
-
-void read_token_bin(std::string_view bytes) {
-  read_data("data.bin", bytes);
-}
-
 void use(const ChatTemplate& format) {
   const std::vector<Message> messages = {{Role::system, "s", 1, ""}, {Role::user, " u ", 1, "i"}};
   if (!format.fits(letters())) return;
@@ -270,15 +246,16 @@ const std::vector<FuzzTarget>& fuzz_targets() {
       {"safetensors", read_safetensors, seeds::safetensors},
       {"gguf", read_gguf, seeds::gguf},
       {"sentencepiece", read_sentencepiece, seeds::sentencepiece},
-      {"jsonl", read_json_lines, seeds::json_lines},
-      {"gzip", read_gzip, seeds::gzip},
-      {"zstd", read_zstd, seeds::zstd},
+      {"jsonl", [](std::string_view bytes) { read_data("data.jsonl", bytes); }, seeds::json_lines},
+      {"gzip", [](std::string_view bytes) { read_data("data.jsonl.gz", bytes); }, seeds::gzip},
+      {"zstd", [](std::string_view bytes) { read_data("data.jsonl.zst", bytes); }, seeds::zstd},
       {"torch", read_torch, seeds::torch},
       {"llmc", read_llmc, seeds::llmc},
       {"tokenizer_json", read_tokenizer_json, seeds::tokenizer_json},
-      {"json_array", read_json_array, seeds::json_array},
-      {"text", read_text, seeds::text},
-      {"token_bin", read_token_bin, seeds::token_bin},
+      {"json_array", [](std::string_view bytes) { read_data("data.json", bytes); },
+       seeds::json_array},
+      {"text", [](std::string_view bytes) { read_data("data.txt", bytes); }, seeds::text},
+      {"token_bin", [](std::string_view bytes) { read_data("data.bin", bytes); }, seeds::token_bin},
       {"template_file", read_template_file, seeds::template_file},
       {"jinja", read_jinja, seeds::jinja},
       {"stored_template", read_stored_template, seeds::stored_template},

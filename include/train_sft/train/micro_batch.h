@@ -23,7 +23,7 @@ inline constexpr uint64_t kMemoryAllowance = uint64_t{16} << 20;
 
 struct MicroBatchNeeds {
   const ModelConfig& model;
-  const TrainConfig& config;
+  TrainConfig config;
   const BatchShape& batch;
   std::string precision{};
   int64_t threads = 1;
