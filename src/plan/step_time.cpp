@@ -71,7 +71,7 @@ Rates measure(const Probe& probe, const ModelConfig& model, int64_t rows) {
   Parameters parameters(model, at::kFloat, probe.precision == "bf16" ? at::kBFloat16 : at::kFloat);
   initialise(parameters, /*seed=*/1);
   parameters.zero_gradients();
-  AdamW optimizer(parameters, {});
+  Optimizer optimizer(parameters, {});
   EngineOptions options;
   options.dropout = probe.config.dropout;
   options.recompute = parse_recompute(probe.config.recompute);

@@ -83,7 +83,7 @@ void load_model(const std::string& directory, Parameters& parameters) {
 // A buffer of what is trained.
 void load_trained(const SafetensorsFile& file, const std::string& path, const std::string& prefix,
                   const ParameterLayout& layout, const at::Tensor& flat,
-                  const AdamW* second_moments_of = nullptr) {
+                  const Optimizer* second_moments_of = nullptr) {
   for (const auto& parameter : layout.parameters)
     if (parameter.trained() &&
         (second_moments_of == nullptr || second_moments_of->has_second_moment(parameter)))
@@ -207,7 +207,8 @@ TrainState read_train_state(const std::string& directory) {
   }
 }
 
-TrainState load_training(const std::string& directory, Parameters& parameters, AdamW& optimizer) {
+TrainState load_training(const std::string& directory, Parameters& parameters,
+                         Optimizer& optimizer) {
   require_valid_checkpoint(directory);
   check_same_model(read_model_config(directory), parameters.config(), directory);
   const std::string path = join_path(directory, files::kOptimizer);

@@ -17,7 +17,7 @@ bool is_muons(const ParameterInfo& parameter) {
   return parameter.layer >= 0 && parameter.shape.size() == 2 && !parameter.adapter;
 }
 
-AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
+Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
     : parameters_(parameters),
       options_(options),
       exp_avg_(at::zeros({parameters.layout().trained_total}, parameters.master().options())),
@@ -53,7 +53,7 @@ AdamW::AdamW(Parameters& parameters, const AdamWOptions& options)
 }
 
 // GPT-2 keeps q, k and v side by side in one parameter [in, 3 out]: three matrices.
-void AdamW::add_matrices(const ParameterInfo& parameter) {
+void Optimizer::add_matrices(const ParameterInfo& parameter) {
   const int64_t rows = parameter.shape[0], width = parameter.shape[1];
   const int64_t parts = parameter.name.ends_with("attn.c_attn.weight") ? 3 : 1;
   for (int64_t part = 0; part < parts; ++part)
@@ -63,7 +63,7 @@ void AdamW::add_matrices(const ParameterInfo& parameter) {
                          {rows, width / parts, width, part * (width / parts)}});
 }
 
-void AdamW::update_matrices(double lr, double grad_scale) {
+void Optimizer::muon(double lr, double grad_scale) {
   ops::MuonStep update;
   update.lr = lr;
   update.weight_decay = options_.weight_decay;
@@ -80,7 +80,7 @@ void AdamW::update_matrices(double lr, double grad_scale) {
   }
 }
 
-AdamW::Result AdamW::step(double lr, double denominator) {
+Optimizer::Result Optimizer::step(double lr, double denominator) {
   Result result;
   result.grad_norm = grad_norm(denominator);
   if (!std::isfinite(result.grad_norm)) return result;
@@ -89,16 +89,21 @@ AdamW::Result AdamW::step(double lr, double denominator) {
   return result;
 }
 
-double AdamW::grad_norm(double denominator) const {
+double Optimizer::grad_norm(double denominator) const {
   TRAIN_SFT_CHECK(denominator > 0, "a step with denominator {}", denominator);
   return std::sqrt(ops::sum_of_squares(parameters_.gradients())) / denominator;
 }
 
-void AdamW::update(double lr, double denominator, double grad_norm) {
+void Optimizer::update(double lr, double denominator, double grad_norm) {
   double clip = 1.0;
   if (options_.grad_clip > 0)  // as torch.nn.utils.clip_grad_norm_
     clip = std::min(1.0, options_.grad_clip / (grad_norm + 1e-6));
   ++t;
+  adamw(lr, clip / denominator);
+  muon(lr, clip / denominator);
+}
+
+void Optimizer::adamw(double lr, double grad_scale) {
   ops::AdamWStep pass;
   pass.lr = lr;
   pass.beta1 = options_.beta1;
@@ -106,7 +111,7 @@ void AdamW::update(double lr, double denominator, double grad_norm) {
   pass.eps = options_.eps;
   pass.bias_correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(t));
   pass.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
-  pass.grad_scale = clip / denominator;
+  pass.grad_scale = grad_scale;
   const bool separate_compute = parameters_.masters_apart();
   for (const auto& range : ranges_) {
     const auto cut = [&](const at::Tensor& flat, int64_t offset) {
@@ -118,7 +123,6 @@ void AdamW::update(double lr, double denominator, double grad_norm) {
                cut(parameters_.gradients(), range.trained_offset),
                cut(exp_avg_, range.trained_offset), cut(exp_avg_sq_, range.trained_offset), pass);
   }
-  update_matrices(lr, pass.grad_scale);
 }
 
 }  // namespace train_sft

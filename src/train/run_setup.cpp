@@ -98,14 +98,14 @@ void prepare_model(Run& run) {
     throw UsageError("lora_rank: there is no model to adapt; add --pretrained_model PATH");
   run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute, true, training);
 
-  AdamWOptions adamw;
-  adamw.beta1 = config.beta1;
-  adamw.beta2 = config.beta2;
-  adamw.eps = config.adam_eps;
-  adamw.weight_decay = config.weight_decay;
-  adamw.grad_clip = config.grad_clip;
-  adamw.muon = config.optimizer == "muon";
-  run.optimizer = std::make_unique<AdamW>(*run.parameters, adamw);
+  OptimizerOptions optimizer;
+  optimizer.beta1 = config.beta1;
+  optimizer.beta2 = config.beta2;
+  optimizer.eps = config.adam_eps;
+  optimizer.weight_decay = config.weight_decay;
+  optimizer.grad_clip = config.grad_clip;
+  optimizer.muon = config.optimizer == "muon";
+  run.optimizer = std::make_unique<Optimizer>(*run.parameters, optimizer);
 
   EngineOptions engine = fit_into_memory(run);
   engine.dropout = config.dropout;

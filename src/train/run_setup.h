@@ -41,8 +41,8 @@ struct Run {
   RunShape shape;
   Schedule schedule;
   std::unique_ptr<Parameters> parameters;
-  std::unique_ptr<AdamW> optimizer;  // refers to parameters
-  std::unique_ptr<Engine> engine;    // refers to parameters
+  std::unique_ptr<Optimizer> optimizer;  // refers to parameters
+  std::unique_ptr<Engine> engine;        // refers to parameters
   std::unique_ptr<MetricsWriter> metrics;
   std::unique_ptr<ExampleLog> examples;
   std::unique_ptr<AppendFile> samples;  // null: none are written

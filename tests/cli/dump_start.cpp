@@ -44,7 +44,7 @@ void dump(const std::string& run, uint64_t steps, const std::string& out) {
 
   Parameters parameters(read_model_config(trained), at::kFloat, at::kFloat);
   initialise(parameters, static_cast<uint64_t>(config.seed));
-  AdamW optimizer(parameters, {});
+  Optimizer optimizer(parameters, {});
   const TrainState state;
   make_directories(out);
   save_checkpoint(out, {&parameters, &optimizer, &state, tokenizer.get(), rendering.get()}, true);

@@ -53,7 +53,7 @@ TrainState train_state_from_json(const Json& json, const std::string& where);
 
 struct CheckpointParts {
   const Parameters* parameters = nullptr;
-  AdamW* optimizer = nullptr;
+  Optimizer* optimizer = nullptr;
   const TrainState* state = nullptr;
   const Tokenizer* tokenizer = nullptr;
   const ChatTemplate* chat_template = nullptr;
@@ -94,6 +94,7 @@ TrainState read_train_state(const std::string& directory);
 // the weights. Throws CheckpointError naming the first difference to the model.
 void load_weights(const std::string& directory, Parameters& parameters);
 // Weights (masters), moments and state. Throws CheckpointError naming the first difference.
-TrainState load_training(const std::string& directory, Parameters& parameters, AdamW& optimizer);
+TrainState load_training(const std::string& directory, Parameters& parameters,
+                         Optimizer& optimizer);
 
 }  // namespace train_sft

@@ -1,8 +1,8 @@
-// AdamW (Loshchilov & Hutter 2019, decoupled decay on matrices only) over flat buffers: one pass
-// that folds in 1/denominator and the clip factor and refreshes the compute copy. With `muon` the
-// matrices of the blocks are updated by Muon instead (ops/muon.h): q, k, v and gate, up each for
-// itself, also where one parameter holds several. Embeddings, head, norms, biases and LoRA's
-// adapters stay AdamW's.
+// The optimizer over flat buffers: AdamW (Loshchilov & Hutter 2019, decoupled decay on matrices
+// only) in one pass that folds in 1/denominator and the clip factor and refreshes the compute copy.
+// With `muon` the matrices of the blocks are updated by Muon instead (ops/muon.h): q, k, v and
+// gate, up each for itself, also where one parameter holds several. Embeddings, head, norms, biases
+// and LoRA's adapters stay AdamW's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +15,7 @@
 
 namespace train_sft {
 
-struct AdamWOptions {
+struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, grad_clip = 1.0;
   bool muon = false;
 };
@@ -23,9 +23,9 @@ struct AdamWOptions {
 // Whether Muon updates this parameter, when it is asked for.
 bool is_muons(const ParameterInfo& parameter);
 
-class AdamW {
+class Optimizer {
  public:
-  AdamW(Parameters& parameters, const AdamWOptions& options);
+  Optimizer(Parameters& parameters, const OptimizerOptions& options);
 
   struct Result {
     double grad_norm = 0;  // of gradient sums ÷ denominator, before clipping
@@ -56,10 +56,11 @@ class AdamW {
     ops::MuonShape shape;
   };
   void add_matrices(const ParameterInfo& parameter);
-  void update_matrices(double lr, double grad_scale);
+  void adamw(double lr, double grad_scale);  // of ranges_
+  void muon(double lr, double grad_scale);   // of matrices_
 
   Parameters& parameters_;
-  AdamWOptions options_;
+  OptimizerOptions options_;
   std::vector<Range> ranges_;
   std::vector<Matrix> matrices_;
   at::Tensor scratch_;  // of Muon

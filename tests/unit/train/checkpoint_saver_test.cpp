@@ -85,7 +85,7 @@ class CheckpointSaverTest : public ::testing::TestWithParam<Kind> {
   }
 
   Parameters parameters_;
-  AdamW optimizer_;
+  Optimizer optimizer_;
   TrainState state_;
 };
 

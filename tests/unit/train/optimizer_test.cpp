@@ -65,7 +65,7 @@ TEST(AdamWTest, EqualsTorchWithClippingAndDecayOnMatricesOnly) {
   Parameters parameters(small_gpt2(), at::kFloat, at::kFloat);
   fill_random(parameters.layout(), parameters.master(), 0, 0.1);
   write_parameters(directory / "start", parameters, parameters.master());
-  AdamW optimizer(parameters, {});
+  Optimizer optimizer(parameters, {});
   std::vector<double> norms;
   for (int step = 0; step < kSteps; ++step) {
     fill_random(parameters.layout(), parameters.gradients(), static_cast<uint64_t>(step + 1),
@@ -94,7 +94,7 @@ TEST(AdamWTest, ANonFiniteGradientChangesNothing) {
   Parameters parameters(small_llama(), at::kFloat, at::kBFloat16);
   fill_random(parameters.layout(), parameters.master(), 0, 0.1);
   parameters.refresh_compute();
-  AdamW optimizer(parameters, {});
+  Optimizer optimizer(parameters, {});
   fill_random(parameters.layout(), parameters.gradients(), 1, 1.0);
   ASSERT_TRUE(optimizer.step(1e-3, 10).applied);
 
@@ -119,7 +119,7 @@ TEST(AdamWTest, TheComputeCopyIsTheRoundedMasterAndGapsStayZero) {
   Parameters parameters(small_qwen(), at::kFloat, at::kBFloat16);
   fill_random(parameters.layout(), parameters.master(), 0, 0.1);
   parameters.refresh_compute();
-  AdamW optimizer(parameters, {});
+  Optimizer optimizer(parameters, {});
   fill_random(parameters.layout(), parameters.gradients(), 1, 1.0);
   ASSERT_TRUE(optimizer.step(1e-2, 3).applied);
   EXPECT_TRUE(parameters.compute().equal(parameters.master().to(at::kBFloat16)));
@@ -190,9 +190,9 @@ TEST(MuonTest, EqualsTorchForEachMatrixOfTheBlocks) {
     Parameters parameters(config, at::kFloat, at::kFloat);
     fill_random(parameters.layout(), parameters.master(), 0, 0.1);
     write_parameters(directory / "start", parameters, parameters.master());
-    AdamWOptions options;
+    OptimizerOptions options;
     options.muon = true;
-    AdamW optimizer(parameters, options);
+    Optimizer optimizer(parameters, options);
     for (int step = 0; step < kSteps; ++step) {
       fill_random(parameters.layout(), parameters.gradients(), static_cast<uint64_t>(step + 1),
                   gradient_scale(step));
@@ -213,10 +213,10 @@ TEST(MuonTest, UpdatesAreNearlyOrthogonalAndOfAdamWsSize) {
   fill_random(parameters.layout(), parameters.master(), 0, 0.1);
   parameters.refresh_compute();
   const at::Tensor before = parameters.master().clone();
-  AdamWOptions options;
+  OptimizerOptions options;
   options.muon = true;
   options.weight_decay = 0;
-  AdamW optimizer(parameters, options);
+  Optimizer optimizer(parameters, options);
   fill_random(parameters.layout(), parameters.gradients(), 1, 1.0);
   const double lr = 1e-2;
   ASSERT_TRUE(optimizer.step(lr, 3).applied);

@@ -29,7 +29,7 @@ struct Trained {
   }
 
   Parameters parameters;
-  AdamW optimizer;
+  Optimizer optimizer;
   TrainState state;
 };
 
