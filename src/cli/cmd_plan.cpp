@@ -75,18 +75,22 @@ void choose_data(PlanRequest& request, const GivenSize& given, std::unique_ptr<P
   }
 }
 
+// The ranks of the batch: those of a node, times the nodes.
 void choose_devices(PlanRequest& request, const Invocation& invocation) {
-  if (!invocation.has("on")) return;
-  request.on = parse_devices(invocation.text("on"));
   TrainConfig& config = request.settings.config;
-  if (request.on->count == 1) {
-    request.on->count = config.gpus;
-  } else if (!request.settings.given("gpus")) {
-    config.gpus = request.on->count;
-  } else if (config.gpus != request.on->count) {
-    throw UsageError("on: {} devices and gpus {} contradict each other; give one of them",
-                     request.on->count, config.gpus);
+  const bool gpus_given = request.settings.given("gpus");
+  if (invocation.has("on")) {
+    request.on = parse_devices(invocation.text("on"));
+    if (request.on->count == 1) {
+      request.on->count = config.gpus;
+    } else if (!gpus_given) {
+      config.gpus = request.on->count;
+    } else if (config.gpus != request.on->count) {
+      throw UsageError("on: {} devices and gpus {} contradict each other; give one of them",
+                       request.on->count, config.gpus);
+    }
   }
+  config.gpus *= request.nodes;
 }
 
 PlanRequest request_of(const Invocation& invocation) {
@@ -95,6 +99,9 @@ PlanRequest request_of(const Invocation& invocation) {
   request.probe_steps = invocation.integer("probe_steps");
   if (invocation.has("expect_steps_per_s"))
     request.expect_steps_per_s = invocation.number("expect_steps_per_s");
+  request.nodes = invocation.integer("nodes");
+  if (invocation.has("link_gbps")) request.link_gbps = invocation.number("link_gbps");
+  if (invocation.has("network_gbps")) request.network_gbps = invocation.number("network_gbps");
   if (invocation.has("deadline")) request.deadline_s = parse_deadline(invocation.text("deadline"));
   return request;
 }
@@ -139,6 +146,8 @@ Command plan_command() {
       "--compare max_iters=2000,2300,3100,3900",
       "train_sft plan --config production_8gpu --dataset_tokens 51e9 --on h100x8 "
       "--expect_steps_per_s 20",
+      "train_sft plan --config production_8gpu --dataset_tokens 51e9 --on h100x8 --nodes 4 "
+      "--network_gbps 400",
       "train_sft plan --config gpt2_124m --dataset_tokens 9e9 --json",
   };
   command.own_options = {
@@ -150,6 +159,11 @@ Command plan_command() {
       own_option("compare", "string", nullptr, "OPTION=A,B,…: plans side by side"),
       own_option("on", "string", nullptr,
                  "Devices to plan for instead of this machine, such as h100x8"),
+      own_option("nodes", "int", 1, "Machines, each with the devices of --on or --gpus", 1, 65536),
+      own_option("link_gbps", "float", nullptr,
+                 "Gbit/s from each device to the others of its node, in one direction", 1e-6, 1e9),
+      own_option("network_gbps", "float", nullptr,
+                 "Gbit/s from each node to the others, in one direction", 1e-6, 1e9),
       own_option("probe_steps", "int", 3,
                  "Micro-batches measured on this machine; 0: no time is predicted", 0, 1000),
       own_option("expect_steps_per_s", "float", nullptr,

@@ -106,6 +106,26 @@ void describe_schedule(const Json& plan, Text& text) {
   text.line("", "{}", curve(plan["lr_curve"]));
 }
 
+void describe_communication(const Json& sums, Text& text) {
+  if (sums.is_null()) return;
+  const double nodes = number(sums, "nodes");
+  text.line("ranks", "{}{}: each sends {} a step ({}){}", whole(number(sums, "ranks")),
+            nodes > 1 ? fmt::format(" on {} nodes", whole(nodes)) : "",
+            human_bytes(number(sums, "sent_bytes")), sums["reduce_dtype"].get<std::string>(),
+            nodes > 1 ? fmt::format(", each node {} to others",
+                                    human_bytes(number(sums, "node_sent_bytes")))
+                      : "");
+  if (!sums["exposed_ms"].is_null())
+    text.line(
+        "",
+        "{:.4g} ms of communication, {:.4g} of them beside {:.4g} ms of computation: {:.1f} % "
+        "of {} times the speed of one",
+        number(sums, "communication_ms"),
+        number(sums, "communication_ms") - number(sums, "exposed_ms"), number(sums, "compute_ms"),
+        100 * number(sums, "scaling_efficiency"), whole(number(sums, "ranks")));
+  text.line("", "{}", sums["links_basis"].get<std::string>());
+}
+
 void describe_cost(const Json& plan, Text& text) {
   text.line("compute", "{:.3g} FLOP a step, {:.3g} in all", number(plan, "flops_per_step"),
             number(plan, "flops_per_step") * number(plan, "max_iters"));
@@ -119,6 +139,7 @@ void describe_cost(const Json& plan, Text& text) {
                 number(plan, "step_ms_at_peak"), human_duration(number(plan, "total_s_at_peak")));
     text.line("", "{}", plan["time_basis"].get<std::string>());
   }
+  describe_communication(plan["communication"], text);
   std::string parts;
   for (const auto& [part, size] : plan["memory_bytes"].items()) {
     if (part == "total" || size.get<double>() == 0) continue;
@@ -183,6 +204,12 @@ const std::vector<Figure>& figures() {
       {"last rate", [](const Json& p) { return fmt::format("{:.3g}", number(p, "min_lr")); }},
       {"parameters", [](const Json& p) { return human_count(number(p, "params")); }},
       {"ms a step", [](const Json& p) { return fmt::format("{:.4g}", number(p, "step_ms")); }},
+      {"efficiency",
+       [](const Json& p) {
+         const Json& sums = p["communication"];
+         const bool known = !sums.is_null() && !sums["scaling_efficiency"].is_null();
+         return known ? fmt::format("{:.1f} %", 100 * number(sums, "scaling_efficiency")) : "–";
+       }},
       {"time", [](const Json& p) { return human_duration(number(p, "total_s")); }},
       {"memory",
        [](const Json& p) { return human_bytes(p["memory_bytes"]["total"].get<double>()); }},

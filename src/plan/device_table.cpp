@@ -34,6 +34,11 @@ std::pair<std::string, int64_t> name_and_count(const std::string& text) {
   return {text, 1};
 }
 
+// Sheets give the rate of both directions together, and that of a server's eight adapters in bits.
+DeviceLinks links(double both_ways, double adapter_bits, const char* source) {
+  return {both_ways / 2, adapter_bits / 8, source};
+}
+
 }  // namespace
 
 double DeviceRates::peak_flops(const std::string& precision) const {
@@ -44,24 +49,34 @@ double DeviceRates::peak_flops(const std::string& precision) const {
 
 // Dense rates: where a data sheet gives "with sparsity", half of it.
 const std::vector<DeviceRates>& device_table() {
+  const DeviceLinks dgx_a100 = links(600 * kGiga, 200 * kGiga, "DGX A100 data sheet, 2021");
+  const DeviceLinks dgx_h100 = links(900 * kGiga, 400 * kGiga, "DGX H100 data sheet, 2023");
+  const DeviceLinks dgx_h200 = links(900 * kGiga, 400 * kGiga, "DGX H200 data sheet, 2024");
+  const DeviceLinks dgx_b200 = links(1800 * kGiga, 400 * kGiga, "DGX B200 data sheet, 2024");
+  const DeviceLinks pcie4 = links(64 * kGiga, 0, "PCI Express 4.0, 16 lanes");
+  const DeviceLinks pcie5 = links(128 * kGiga, 0, "PCI Express 5.0, 16 lanes");
   static const std::vector<DeviceRates> table{
-      {"a100", "NVIDIA A100 80 GB SXM", 312 * kTera, 0, 80 * kGiga, "NVIDIA A100 data sheet, 2021"},
-      {"a100_40", "NVIDIA A100 40 GB", 312 * kTera, 0, 40 * kGiga, "NVIDIA A100 data sheet, 2021"},
+      {"a100", "NVIDIA A100 80 GB SXM", 312 * kTera, 0, 80 * kGiga, "NVIDIA A100 data sheet, 2021",
+       dgx_a100},
+      {"a100_40", "NVIDIA A100 40 GB", 312 * kTera, 0, 40 * kGiga, "NVIDIA A100 data sheet, 2021",
+       dgx_a100},
       {"h100", "NVIDIA H100 SXM", 989.5 * kTera, 1979 * kTera, 80 * kGiga,
-       "NVIDIA H100 data sheet, 2023"},
+       "NVIDIA H100 data sheet, 2023", dgx_h100},
       {"h100_pcie", "NVIDIA H100 PCIe", 756.5 * kTera, 1513 * kTera, 80 * kGiga,
-       "NVIDIA H100 data sheet, 2023"},
+       "NVIDIA H100 data sheet, 2023", pcie5},
       {"h200", "NVIDIA H200 SXM", 989.5 * kTera, 1979 * kTera, 141 * kGiga,
-       "NVIDIA H200 data sheet, 2024"},
+       "NVIDIA H200 data sheet, 2024", dgx_h200},
       {"b200", "NVIDIA B200", 2250 * kTera, 4500 * kTera, 180 * kGiga,
-       "NVIDIA DGX B200 data sheet, 2024"},
-      {"l4", "NVIDIA L4", 121 * kTera, 242 * kTera, 24 * kGiga, "NVIDIA L4 data sheet, 2023"},
-      {"l40s", "NVIDIA L40S", 362 * kTera, 733 * kTera, 48 * kGiga, "NVIDIA L40S data sheet, 2023"},
-      {"a10", "NVIDIA A10", 125 * kTera, 0, 24 * kGiga, "NVIDIA A10 data sheet, 2021"},
+       "NVIDIA DGX B200 data sheet, 2024", dgx_b200},
+      {"l4", "NVIDIA L4", 121 * kTera, 242 * kTera, 24 * kGiga, "NVIDIA L4 data sheet, 2023",
+       pcie4},
+      {"l40s", "NVIDIA L40S", 362 * kTera, 733 * kTera, 48 * kGiga, "NVIDIA L40S data sheet, 2023",
+       pcie4},
+      {"a10", "NVIDIA A10", 125 * kTera, 0, 24 * kGiga, "NVIDIA A10 data sheet, 2021", pcie4},
       {"rtx3090", "NVIDIA GeForce RTX 3090", 71 * kTera, 0, 24 * kGiga,
-       "NVIDIA Ampere GA102 whitepaper, 2021, appendix A"},
+       "NVIDIA Ampere GA102 whitepaper, 2021, appendix A", pcie4},
       {"rtx4090", "NVIDIA GeForce RTX 4090", 165.2 * kTera, 330.3 * kTera, 24 * kGiga,
-       "NVIDIA Ada whitepaper, 2023, appendix A"},
+       "NVIDIA Ada whitepaper, 2023, appendix A", pcie4},
   };
   return table;
 }

@@ -3,6 +3,7 @@
 
 #include "train_sft/config/parameter_layout.h"
 #include "train_sft/config/run_shape.h"
+#include "train_sft/plan/communication.h"
 #include "train_sft/plan/plan.h"
 #include "train_sft/plan/step_time.h"
 #include "train_sft/train/memory_plan.h"
@@ -29,8 +30,10 @@ struct PlanFacts {
   int64_t largest_batch = 0;
   double flops_per_step = 0;
   StepTime time{};
-  double evaluation_s = 0;  // one
-  double total_s = 0;       // 0: not known
+  Cluster cluster{};
+  std::optional<Communication> communication{};  // none: one process
+  double evaluation_s = 0;                       // one
+  double total_s = 0;                            // 0: not known
 
   const TrainConfig& config() const { return request.settings.config; }
   const DataSize& size() const { return request.size; }
@@ -39,6 +42,12 @@ struct PlanFacts {
   }
   double tokens_total() const { return run.epochs() * static_cast<double>(size().tokens); }
 };
+
+Cluster cluster_of(const PlanRequest& request);
+// Predicts what the processes send each other, and adds what it costs to the step's time.
+void plan_communication(PlanFacts& facts);
+// Of plan["communication"]; null for one process.
+Json communication_json(const PlanFacts& facts);
 
 // [{id, text, evidence}]
 Json plan_warnings(const PlanFacts& facts);

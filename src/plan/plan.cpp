@@ -119,7 +119,9 @@ void plan_time(PlanFacts& facts) {
   facts.flops_per_step = flops_per_token(facts.model, facts.batch.block_size) *
                          static_cast<double>(facts.batch.tokens_per_step());
   if (request.on) {
-    facts.time = predict_step(*request.on, facts.precision, facts.flops_per_step);
+    Devices all = *request.on;
+    all.count *= request.nodes;
+    facts.time = predict_step(all, facts.precision, facts.flops_per_step);
   } else if (request.probe_steps > 0) {
     Probe probe{facts.model,     facts.config(),         facts.micro_rows,
                 facts.precision, facts.threads,          request.probe_steps,
@@ -134,7 +136,10 @@ void plan_time(PlanFacts& facts) {
       };
     }
     facts.time = measure_step(probe);
+    facts.time.step_ms /= static_cast<double>(request.nodes);
+    facts.time.evaluate_ms /= static_cast<double>(request.nodes);
   }
+  plan_communication(facts);
   if (facts.time.step_ms == 0) return;
   double tokens_evaluated = static_cast<double>(facts.size().validation_tokens);
   if (facts.config().eval_batches > 0)
@@ -264,6 +269,7 @@ void add_cost(Json& plan, const PlanFacts& facts) {
   plan["tokens_per_s"] =
       facts.time.step_ms > 0 ? Json(mean_step_tokens(facts) / facts.time.step_ms * 1e3) : Json();
   plan["time_basis"] = facts.time.basis;
+  plan["communication"] = communication_json(facts);
   plan["evaluations"] = facts.evaluations;
   plan["evaluation_s"] = known(facts.evaluation_s);
   plan["total_s"] = known(facts.total_s);
@@ -299,6 +305,7 @@ Json make_plan(const PlanRequest& request) {
   PlanFacts facts{.request = request};
   facts.model = model_of_run(config, request.size);
   facts.batch = resolve_batch(config, config.gpus);
+  facts.cluster = cluster_of(request);
   facts.run = resolve_run(config, facts.batch, request.size.rows);
   facts.precision = precision_of_run(request);
   facts.threads = resolve_threads(config);

@@ -84,6 +84,30 @@ def test_run_4_three_epochs_on_eight_gpus(tmp_path):
     assert planned["total_s"] > 2 * planned["total_s_at_peak"] > 2 * 24 * 3600
 
 
+def test_run_4_on_four_machines(tmp_path):
+    run = ["--config", "production_8gpu", "--dataset_tokens", "51e9"]
+    one = plan(*run, "--on", "h100x8", cwd=tmp_path)
+    four = plan(*run, "--on", "h100x8", "--nodes", "4", cwd=tmp_path)
+    assert four["tokens_per_step"] == 4 * one["tokens_per_step"] == 4 * 262_144
+    sent = four["communication"]
+    # A ring over 32 ranks with gradients in fp32; a machine's 8 adapters of 400 Gbit/s are its slowest link.
+    assert sent["ranks"] == 32 and sent["sent_bytes"] == pytest.approx(2 * 31 / 32 * 4 * four["params"])
+    assert sent["communication_ms"] == pytest.approx(sent["sent_bytes"] / 400e9 * 1e3)
+    assert sent["compute_ms"] == pytest.approx(one["communication"]["compute_ms"])
+    assert four["step_ms"] == pytest.approx(sent["compute_ms"] + sent["exposed_ms"])
+    assert 0 < sent["exposed_ms"] < sent["communication_ms"]
+    assert sent["scaling_efficiency"] == pytest.approx(sent["compute_ms"] / four["step_ms"])
+    slow = plan(*run, "--on", "h100x8", "--nodes", "4", "--network_gbps", "10", cwd=tmp_path)["communication"]
+    assert slow["communication_ms"] == pytest.approx(sent["sent_bytes"] / 1.25e9 * 1e3)
+    assert slow["scaling_efficiency"] < 0.3
+    # Of cards that no maker's server is known of, the network's speed must be said.
+    unknown = plan(*run, "--on", "l4x8", "--nodes", "2", cwd=tmp_path)
+    assert unknown["communication"]["scaling_efficiency"] is None and unknown["step_ms"] > 0
+    assert "--network_gbps" in unknown["communication"]["links_basis"]
+    # One process works its ranks off in turn and sends nothing.
+    assert plan(*run, "--gpus", "8", "--probe_steps", "0", cwd=tmp_path)["communication"] is None
+
+
 def test_run_5_rows_do_not_overlap(tmp_path):
     folder = example("h100_1k", tmp_path)
     change_json(folder / "train_sft.json", **TINY_MODEL)

@@ -7,6 +7,13 @@
 
 namespace train_sft {
 
+// In one direction.
+struct DeviceLinks {
+  double device_bytes_per_s = 0;   // of each device to the others of its node
+  double adapter_bytes_per_s = 0;  // for each device, of its maker's server; 0: there is none
+  std::string source;
+};
+
 struct DeviceRates {
   std::string name;         // "h100"
   std::string description;  // "NVIDIA H100 SXM"
@@ -14,6 +21,7 @@ struct DeviceRates {
   double fp8_flops = 0;     // 0: has none
   double memory_bytes = 0;
   std::string source;  // the document that says so
+  DeviceLinks links;
 
   double peak_flops(const std::string& precision) const;
 };

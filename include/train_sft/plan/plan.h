@@ -17,9 +17,12 @@ namespace train_sft {
 struct PlanRequest {
   Settings settings;
   DataSize size;
-  const PlannedData* data = nullptr;  // when files were read: real micro-batches are measured
-  std::optional<Devices> on;          // none: this machine
-  int64_t probe_steps = 3;            // 0: no time is measured
+  const PlannedData* data = nullptr;   // when files were read: real micro-batches are measured
+  std::optional<Devices> on;           // of each node; none: this machine
+  int64_t nodes = 1;                   // settings.config.gpus counts for all of them
+  std::optional<double> link_gbps;     // Gbit/s from each device to the others of its node
+  std::optional<double> network_gbps;  // Gbit/s from each node to the others
+  int64_t probe_steps = 3;             // 0: no time is measured
   std::optional<double> expect_steps_per_s;  // a claim to be checked against the peak
   std::optional<double> deadline_s;          // from now
   uint64_t program_bytes = 0;                // resident before anything was loaded
