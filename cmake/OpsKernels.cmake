@@ -22,4 +22,4 @@ set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
                  -Wno-maybe-uninitialized -Wno-uninitialized)
 train_sft_ops_kernels(avx2 SOURCES ${kernel_sources} FLAGS ${avx2_flags})
 train_sft_ops_kernels(avx512 SOURCES ${kernel_sources} FLAGS ${avx512_flags})
-train_sft_ops_kernels(avx512bf16 SOURCES gemm.cpp FLAGS ${avx512_flags} -mavx512bf16)
+train_sft_ops_kernels(avx512bf16 SOURCES attention_bf16.cpp gemm.cpp FLAGS ${avx512_flags} -mavx512bf16)

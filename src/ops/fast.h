@@ -50,8 +50,9 @@ void fill(simd::Table& table);
 namespace avx512 {
 void fill(simd::Table& table);
 }
-namespace avx512bf16 {  // only the products of bfloat16
+namespace avx512bf16 {  // only the products of bfloat16, and attention, which consists of them
 void fill_gemm(simd::Table& table);
-}
+void fill_attention(simd::Table& table);
+}  // namespace avx512bf16
 
 }  // namespace train_sft::ops

@@ -44,7 +44,10 @@ simd::Table avx2_table() {
 simd::Table avx512_table() {
   simd::Table table;
   avx512::fill(table);
-  if (__builtin_cpu_supports("avx512bf16")) avx512bf16::fill_gemm(table);
+  if (__builtin_cpu_supports("avx512bf16")) {
+    avx512bf16::fill_gemm(table);
+    avx512bf16::fill_attention(table);
+  }
   return table;
 }
 

@@ -1,6 +1,7 @@
 // Causal attention in tiles: kBlockRows queries against kBlockKeys keys at a time, in float. A
 // document's keys and values are unpacked once for the query heads that share them. A query row's
 // result does not depend on how work is shared among threads.
+#include "ops/simd/attention_units.h"
 #include "ops/simd/fill.h"
 #include "ops/simd/pack.h"
 #include "ops/simd/parallel.h"
@@ -107,42 +108,9 @@ void forward_block(T* out, int64_t out_stride, float* lse, const T* q, int64_t q
                         {rows, width, keys}, j0 > 0);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const Vec inverse = Vec::all(1.0f / sum[r]);
-    for_lanes(D, [&](int64_t d, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
-      store(out + (i0 + r) * out_stride + d, Vec::load(result + r * width + d) * inverse, n);
-    });
+    store_rows(out + (i0 + r) * out_stride, 0, result + r * width, 1, D, 1.0f / sum[r]);
     lse[i0 + r] = maximum[r] + __builtin_logf(sum[r]);
   }
-}
-
-// Calls f(document, head) for a thread's part of documents × heads: that whose middles lie in the
-// thread's share of the cost.
-template <typename F>
-void for_my_units(const simd::AttentionSize& size, int64_t heads, int64_t me, int64_t team, F&& f) {
-  double total = 1e-9;  // all documents may be empty
-  auto cost = [&](int64_t d) {
-    const double length = size.cu_seqlens[d + 1] - size.cu_seqlens[d];
-    return length * (length + 64);
-  };
-  for (int64_t d = 0; d < size.documents; ++d) total += cost(d) * static_cast<double>(heads);
-  double before = 0;
-  for (int64_t d = 0; d < size.documents; ++d) {
-    for (int64_t h = 0; h < heads; ++h) {
-      const double middle = before + cost(d) / 2;
-      before += cost(d);
-      const int64_t owner = static_cast<int64_t>(middle * static_cast<double>(team) / total);
-      if ((owner < team ? owner : team - 1) == me) f(d, h);
-    }
-  }
-}
-
-double attention_elements(const simd::AttentionSize& size) {
-  double elements = 0;
-  for (int64_t d = 0; d < size.documents; ++d) {
-    const double length = size.cu_seqlens[d + 1] - size.cu_seqlens[d];
-    elements += length * length;
-  }
-  return elements * static_cast<double>(size.H * size.D) / 8;
 }
 
 template <typename T>
@@ -253,27 +221,13 @@ struct BackwardHead {
       const int64_t i0 = share(length, b, blocks), rows = share(length, b + 1, blocks) - i0;
       unpack_rows(queries, q + i0 * W, W, rows, D, scale);
       unpack_rows(grad_out, dout + i0 * O, O, rows, D, 1.0f);
-      for (int64_t r = 0; r < rows; ++r) {
-        Vec sum = Vec::zero();
-        for_lanes(D, [&](int64_t d, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
-          const int64_t at = (i0 + r) * O + d;
-          sum = fma(load(dout + at, n), load(out + at, n), sum);
-        });
-        delta[r] = sum.sum();
-      }
+      for (int64_t r = 0; r < rows; ++r)
+        delta[r] = row_product(dout + (i0 + r) * O, out + (i0 + r) * O, D);
       for (int64_t j0 = 0; j0 < i0 + rows; j0 += kBlockKeys) {
         const int64_t left = i0 + rows - j0;
         block(i0, rows, j0, left < kBlockKeys ? left : kBlockKeys, lse);
       }
-      store_rows(grad_q + i0 * W, W, grad_queries, rows, scale);
-    }
-  }
-
-  void store_rows(T* to, int64_t to_stride, const float* from, int64_t rows, float scale) {
-    for (int64_t r = 0; r < rows; ++r) {
-      for_lanes(D, [&](int64_t d, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
-        store(to + r * to_stride + d, Vec::load(from + r * width + d) * Vec::all(scale), n);
-      });
+      store_rows(grad_q + i0 * W, W, grad_queries, rows, D, scale);
     }
   }
 };
@@ -296,8 +250,8 @@ void backward(T* grad_qkv, const T* grad_out, const T* out, const float* lse, co
         work.head(grad_qkv + begin * W + h * D, grad_out + begin * O + h * D,
                   out + begin * O + h * D, lse + h * size.N + begin, qkv + begin * W + h * D, W, O);
       }
-      work.store_rows(grad_qkv + k, W, work.grad_keys, length, 1.0f);
-      work.store_rows(grad_qkv + v, W, work.grad_values, length, 1.0f);
+      store_rows(grad_qkv + k, W, work.grad_keys, length, D, 1.0f);
+      store_rows(grad_qkv + v, W, work.grad_values, length, D, 1.0f);
     });
   });
 }

@@ -77,6 +77,28 @@ struct Tile {
       });
     }
   }
+
+  // add_row_major over pairs of bfloat16.
+  TRAIN_SFT_INLINE void add_row_major_pairs(const uint32_t* a, int64_t a_stride, const uint32_t* b,
+                                            int64_t b_stride, int64_t pairs) {
+    const uint32_t* third[(MR + 2) / 3];
+    unrolled<(MR + 2) / 3>([&](auto t)
+                               __attribute__((always_inline)) { third[t] = a + 3 * t * a_stride; });
+    for (int64_t p = 0; p < pairs; ++p, b += b_stride) {
+      __m512bh row[NV];
+      unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
+        row[j] = (__m512bh)_mm512_loadu_si512(b + j * Vec::width);
+      });
+      unrolled<MR>([&](auto i) TRAIN_SFT_INLINE_LAMBDA {
+        const __m512bh x =
+            (__m512bh)_mm512_set1_epi32(static_cast<int>(third[i / 3][(i % 3) * a_stride]));
+        unrolled<NV>([&](auto j) TRAIN_SFT_INLINE_LAMBDA {
+          acc[i][j].v = _mm512_dpbf16_ps(acc[i][j].v, x, row[j]);
+        });
+      });
+      unrolled<(MR + 2) / 3>([&](auto t) TRAIN_SFT_INLINE_LAMBDA { ++third[t]; });
+    }
+  }
 #endif
 };
 
