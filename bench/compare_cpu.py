@@ -136,18 +136,31 @@ class Bench:
 
     # -- evaluation against training, and the time from the program's start to its first step
     def evaluation(self, name):
-        _, _, _, _, length, rows, _, _ = MODELS[name]
+        rows = MODELS[name][5]
+        text = pathlib.Path(self.a.text).read_text(encoding="utf-8")
         part = self.folder / "part.txt"
-        part.write_text(pathlib.Path(self.a.text).read_text(encoding="utf-8")[:4 * rows * length], encoding="utf-8")
-        ratios, starts = [], []
-        for _ in range(self.a.rounds):
-            trained, _ = self.train(name, "fp32")
-            out, _ = run([self.program, "eval", "--checkpoint", "run/latest", "--data", part, "--batch_size", rows, "--threads",
-                          self.a.threads, "--json"], cwd=self.folder)
-            ratios.append(json.loads(out)["tokens_per_s"] / trained)
-            self.remove_run()
-            starts.append(self.start_up(self.training(name, "fp32", 1)))
-        return {"evaluation_per_training": summary(ratios), "start_up_s": summary(starts)}
+        result = {}
+        for number in range(self.a.rounds):
+            for precision in ("fp32", "bf16"):
+                trained, _ = self.train(name, precision)
+                # A character is a token; at three times the rate of training this takes the seconds asked for.
+                characters = int(3 * trained * self.a.eval_seconds)
+                part.write_text((text * (characters // len(text) + 1))[:characters], encoding="utf-8")
+                out, _ = run([self.program, "eval", "--checkpoint", "run/latest", "--data", part, "--batch_size", rows,
+                              "--threads", self.a.threads, "--precision", precision, "--json"], cwd=self.folder)
+                rate = json.loads(out)["tokens_per_s"]
+                self.remove_run()
+                found = result.setdefault(precision, {"tokens": characters, "rates": [], "per_training": []})
+                found["rates"].append(rate)
+                found["per_training"].append(rate / trained)
+                print(f"evaluation of {name} {precision}: {characters} tokens at {rate:.0f}/s, {rate / trained:.2f} of training",
+                      file=sys.stderr, flush=True)
+            result.setdefault("start_up_s", []).append(self.start_up(self.training(name, "fp32", 1)))
+        for precision in ("fp32", "bf16"):
+            result[precision]["tokens_per_s"] = summary(result[precision].pop("rates"))
+            result[precision]["per_training"] = summary(result[precision]["per_training"])
+        result["start_up_s"] = summary(result["start_up_s"])
+        return result
 
     # Until the first line of metrics.jsonl, less that step's own time.
     def start_up(self, command):
@@ -163,21 +176,28 @@ class Bench:
         self.remove_run()
         return waited - step_ms / 1e3
 
-    # -- one token at a time: what of the memory's bandwidth its weights use
+    # -- one token at a time: what of the memory's bandwidth its weights use. Neighbours take their share of the memory
+    # from one minute to the next, so the bandwidth is measured before and after each run.
+    def bandwidth(self):
+        out, _ = run([ROOT / "build" / "bench" / "roofline", "--bandwidth_only", "--threads", self.a.threads])
+        return json.loads(out)["bandwidth_gb_s"]
+
     def decoding(self):
         weights = (pathlib.Path(self.a.model) / "model.safetensors").stat().st_size
         result = {}
         for precision, size in (("fp32", weights), ("bf16", weights / 2)):
-            shares = []
+            reads, memory = [], []
             for number in range(self.a.rounds):
+                before = self.bandwidth()
                 out, _ = run([self.program, "generate", "--checkpoint", self.a.model, "--prompt", "Once upon a time", "--seed",
                               3 + number, "--max_new_tokens", 100, "--precision", precision, "--threads", self.a.threads,
                               "--json"], cwd=self.folder)
-                read = json.loads(out)["tokens_per_s"] * size / 1e9
-                out, _ = run([ROOT / "build" / "bench" / "roofline", "--bandwidth_only", "--threads", self.a.threads])
-                shares.append(read / json.loads(out)["bandwidth_gb_s"])
-                print(f"decoding {precision}: {read:.1f} GB/s, {100 * shares[-1]:.0f} %", file=sys.stderr, flush=True)
-            result[precision] = summary(shares)
+                reads.append(json.loads(out)["tokens_per_s"] * size / 1e9)
+                memory.append((before + self.bandwidth()) / 2)
+                print(f"decoding {precision}: {reads[-1]:.1f} of {memory[-1]:.1f} GB/s", file=sys.stderr, flush=True)
+            result[precision] = {"read_gb_s": summary(reads), "bandwidth_gb_s": summary(memory),
+                                 "share": summary([read / can for read, can in zip(reads, memory)]),
+                                 "tokens_per_s": summary([read * 1e9 / size for read in reads])}
         return result
 
     # -- supervised fine-tuning of SmolLM2-135M's shape
@@ -240,11 +260,21 @@ def print_table(result):
             print(f"| {row} | {who} | {rate} | {of_roof} | {against} | {memory} |")
     if "sft_losses" in result:
         print("\nFirst loss of the same 8 examples:", ", ".join(f"{k} {v:.5f}" for k, v in result["sft_losses"].items()))
-    for precision, found in result.get("decoding_per_bandwidth", {}).items():
-        print(f"Decoding of SmolLM2-135M, {precision}: weights read per second / bandwidth {spread(found)}")
-    for name, found in result.get("evaluation", {}).items():
-        print(f"{name}: evaluation / training, tokens per second {spread(found['evaluation_per_training'])}; "
-              f"start to first step {spread(found['start_up_s'])} s")
+    if "decoding" in result:
+        print("\n| decoding of SmolLM2-135M, one at a time | tokens/s | weights read, GB/s | memory, GB/s | share, % |")
+        print("|---|---|---|---|---|")
+        for precision, found in result["decoding"].items():
+            share = {key: 100 * value for key, value in found["share"].items()}
+            print(f"| {precision} | {spread(found['tokens_per_s'], 1)} | {spread(found['read_gb_s'], 1)} | "
+                  f"{spread(found['bandwidth_gb_s'], 1)} | {spread(share, 0)} |")
+    if "evaluation" in result:
+        print("\n| evaluation | tokens | tokens/s | against training | start to first step, s |\n|---|---|---|---|---|")
+        for name, found in result["evaluation"].items():
+            for precision in ("fp32", "bf16"):
+                f = found[precision]
+                start = spread(found["start_up_s"]) if precision == "fp32" else ""
+                print(f"| {name} {precision} | {f['tokens']:,} | {spread(f['tokens_per_s'], 0)} | {spread(f['per_training'])} | "
+                      f"{start} |")
 
 
 def main():
@@ -258,6 +288,7 @@ def main():
     parser.add_argument("--alpaca", help="an alpaca file, for the SFT row")
     parser.add_argument("--sft_steps", type=int, default=3)
     parser.add_argument("--sft_rounds", type=int)
+    parser.add_argument("--eval_seconds", type=float, default=4, help="how long an evaluation is to take, about")
     parser.add_argument("--block_rows", type=int, default=8, help="rows of the loop padded to the block (8 need 24 GB)")
     parser.add_argument("--out", help="the figures as JSON")
     arguments = parser.parse_args()
@@ -266,7 +297,7 @@ def main():
     result["products"] = {name: bench.pretraining(name) for name in arguments.models.split(",") if name}
     if arguments.model and arguments.alpaca:
         result["sft_losses"] = bench.sft()
-        result["decoding_per_bandwidth"] = bench.decoding()
+        result["decoding"] = bench.decoding()
     for name in ("124M", "4 x 128"):
         if name in arguments.models:
             result.setdefault("evaluation", {})[name] = bench.evaluation(name)
