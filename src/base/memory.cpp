@@ -1,5 +1,6 @@
 #include "train_sft/base/memory.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -90,6 +91,22 @@ uint64_t anonymous_bytes() {
 uint64_t peak_resident_bytes() {
   return std::max(line_value(kernel_file("/proc/self/status"), "VmHWM:", 0) * 1024,
                   resident_bytes());
+}
+
+MemoryBlock whole_pages(void* begin, uint64_t bytes) {
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  const uint64_t before = (page - address % page) % page;
+  if (bytes < before + page) return {static_cast<char*>(begin), 0};
+  return {static_cast<char*>(begin) + before, (bytes - before) / page * page};
+}
+
+// Memory that others share, or that a file backs, would keep its contents: seen by the first byte.
+bool give_back(MemoryBlock pages) {
+  if (pages.bytes == 0) return false;
+  volatile char* first = pages.begin;
+  *first = 1;
+  return ::madvise(pages.begin, pages.bytes, MADV_DONTNEED) == 0 && *first == 0;
 }
 
 uint64_t available_memory_bytes() {

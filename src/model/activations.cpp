@@ -10,8 +10,9 @@ namespace train_sft {
 namespace {
 
 // The logits of a chunk of rows stay within this: some hundred rows of a large vocabulary, so that
-// reading the weight and its gradient once a chunk costs little; far from whole logits.
-constexpr int64_t kLossScratchBytes = int64_t{192} << 20;
+// reading the weight and its gradient once a chunk costs little; far from whole logits. 4,096 rows
+// of GPT-2's vocabulary are just five chunks.
+constexpr int64_t kLossScratchBytes = int64_t{160} << 20;
 
 // The moments of a layer's forward; its backward passes them in reverse, after those of what it
 // computes again.
@@ -31,6 +32,7 @@ class Activations::Moments {
   int backward(int layer, Phase phase) const {
     return before_backward(layer) + again_ + (down - phase);
   }
+  int last_before_backward(int layer) const { return before_backward(layer) - 1; }
   int embedding_backward() const { return backward(-1, down); }
   // The last use of something that forward needs up to `use`, and the backward again.
   int last(int use, int backward_use) const { return training_ ? backward_use : use; }
@@ -86,6 +88,8 @@ class LayerPlanner {
     attention_half(a, recompute == Recompute::none ? Pass::forward : Pass::dropped);
     const Pass pass = recompute == Recompute::block ? Pass::dropped : Pass::forward;
     feed_forward_half(a, pass);
+    a.activated = matrix("activated", above_, F_, moments_.forward(layer_, activation),
+                         moments_.forward(layer_, down));
     a.ffn_out = matrix("ffn_out", above_, C_, at(pass, down), moments_.forward(layer_ + 1, norm1));
     // Kept, since the down projection is not computed again.
     low_rank(a.low_down.value, above_, low_ranks_.down, at(pass, down), last(down, down));
@@ -99,6 +103,9 @@ class LayerPlanner {
 
   void backward(LayerActivations& a, bool dropout) {
     const auto b = [&](Phase p) { return moments_.backward(layer_, p); };
+    a.activated_again = matrix("activated_again", above_, F_, b(down), b(down));
+    a.normed2_again = matrix("normed2_again", above_, C_, b(up), b(up));
+    a.normed1_again = matrix("normed1_again", Rows::all, C_, b(qkv), b(qkv));
     if (dropout) a.grad_ffn_out = matrix("grad_ffn_out", above_, C_, b(down), b(down));
     a.grad_activated = matrix("grad_activated", above_, F_, b(down), b(up));
     a.grad_normed2 = matrix("grad_normed2", above_, C_, b(up), b(norm2));
@@ -131,7 +138,7 @@ class LayerPlanner {
     const auto last = [&](int use, Phase p) { return until(pass, use, p); };
     if (!rms_) a.mean1 = sums("mean1", Rows::all, f(norm1), last(norm1, norm1));
     a.rstd1 = sums("rstd1", Rows::all, f(norm1), last(norm1, norm1));
-    a.normed1 = matrix("normed1", Rows::all, C_, f(norm1), last(qkv, qkv));
+    a.normed1 = matrix("normed1", Rows::all, C_, f(norm1), f(qkv));
     a.qkv = matrix("qkv", Rows::all, qkv_width_, f(qkv), last(attention, attention));
     a.mixed = matrix("mixed", Rows::all, C_, f(attention), last(proj, attention));
     a.lse = plan_.add(
@@ -143,7 +150,7 @@ class LayerPlanner {
     low_rank(a.low_qkv.value, Rows::all, low_ranks_.qkv, f(qkv), last(qkv, qkv));
   }
 
-  // Attention's projection and the feed-forward, up to its last product.
+  // Attention's projection and the feed-forward, up to its activation.
   void feed_forward_half(LayerActivations& a, Pass pass) {
     const auto f = [&](Phase p) { return at(pass, p); };
     const auto last = [&](int use, Phase p) { return until(pass, use, p); };
@@ -152,9 +159,8 @@ class LayerPlanner {
     a.residual2 = matrix("residual2", above_, C_, f(norm2), last(phases, norm2));
     if (!rms_) a.mean2 = sums("mean2", above_, f(norm2), last(norm2, norm2));
     a.rstd2 = sums("rstd2", above_, f(norm2), last(norm2, norm2));
-    a.normed2 = matrix("normed2", above_, C_, f(norm2), last(up, up));
+    a.normed2 = matrix("normed2", above_, C_, f(norm2), f(up));
     a.up = matrix("up", above_, rms_ ? 2 * F_ : F_, f(up), last(activation, up));
-    a.activated = matrix("activated", above_, F_, f(activation), last(down, down));
     low_rank(a.low_proj.value, above_, low_ranks_.proj, f(proj), last(proj, proj));
     low_rank(a.low_up.value, above_, low_ranks_.up, f(up), last(up, up));
   }
@@ -198,6 +204,7 @@ Activations::Activations(const ModelConfig& config, const Training& adapters,
     backward_layers.push_back(layers[l]);
     if (recomputes(l)) planner.again(backward_layers[l], recompute_);
     planner.backward(backward_layers[l], dropout);
+    before_.push_back(moments.last_before_backward(static_cast<int>(l)));
   }
   plan_top(config, compute, moments, training);
 }

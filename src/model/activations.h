@@ -23,7 +23,7 @@ struct LowRank {
 struct LayerActivations {
   at::Tensor residual1;      // [N, C] the residual stream as the layer receives it
   at::Tensor mean1, rstd1;   // [N] S; no mean for RMSNorm
-  at::Tensor normed1;        // [N, C]
+  at::Tensor normed1;        // [N, C] of the forward only, as normed2 and activated
   at::Tensor qkv;            // [N, (H + 2 Hkv) D], rotated in place when the family has RoPE
   at::Tensor mixed;          // [N, C] attention's output, before its projection
   at::Tensor lse;            // [H, N] S
@@ -37,7 +37,10 @@ struct LayerActivations {
 
   LowRank low_qkv, low_proj, low_up, low_down;
 
-  // Of the backward, undefined in an inference plan.
+  // Of the backward, undefined in an inference plan. What the forward does not keep, since it costs
+  // next to nothing to compute again from the residual stream and from `up`.
+  at::Tensor normed1_again, normed2_again;  // [N, C]
+  at::Tensor activated_again;               // [N, F]
   at::Tensor grad_ffn_out;        // [N, C] only with dropout: otherwise the residual's gradient
   at::Tensor grad_activated;      // [N, F]
   at::Tensor grad_normed2;        // [N, C]
@@ -62,6 +65,10 @@ class Activations {
   const ArenaPlan& plan() const { return plan_; }
   // Of the arena, for a micro-batch of so many tokens; without touching any memory.
   uint64_t planned_bytes(int64_t tokens) { return plan_.plan(tokens); }
+
+  // What no buffer needs from the backward of this layer on; see ArenaPlan::give_back().
+  uint64_t finished_bytes(size_t layer) const { return plan_.finished_bytes(before_[layer]); }
+  uint64_t give_back(size_t layer, uint64_t most) { return plan_.give_back(before_[layer], most); }
 
   // Whether a layer's forward is run again before its backward. The last layer's never is: its
   // backward follows at once.
@@ -88,6 +95,7 @@ class Activations {
 
   Recompute recompute_;
   ArenaPlan plan_;
+  std::vector<int> before_;  // of each layer: the moment before its backward begins
 };
 
 }  // namespace train_sft

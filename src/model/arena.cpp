@@ -7,12 +7,15 @@
 #include <vector>
 
 #include "train_sft/base/error.h"
+#include "train_sft/base/memory.h"
+#include "train_sft/base/profile.h"
 #include "train_sft/base/progress.h"
 
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kAlignment = 64;  // a cache line, and the widest vector
+constexpr uint64_t kAlignment = 64;             // a cache line, and the widest vector
+constexpr uint64_t kPiece = uint64_t{2} << 20;  // of memory given back: a huge page
 
 uint64_t aligned(uint64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -95,6 +98,42 @@ void ArenaPlan::place(int64_t tokens) {
         buffer);
   }
   capacity_ = tokens;
+  find_last_uses(tokens);
+}
+
+void ArenaPlan::find_last_uses(int64_t tokens) {
+  last_use_.assign(planned_bytes_ / kPiece, -1);  // what stands over is not given back
+  given_back_.assign(last_use_.size(), false);
+  for (const Buffer& buffer : buffers_) {
+    const uint64_t size = size_of(buffer, tokens);
+    for (uint64_t piece = buffer.offset / kPiece;
+         piece < last_use_.size() && piece * kPiece < buffer.offset + size; ++piece)
+      last_use_[piece] = std::max(last_use_[piece], buffer.last);
+  }
+}
+
+uint64_t ArenaPlan::finished_bytes(int moment) const {
+  const auto count =
+      std::count_if(last_use_.begin(), last_use_.end(), [&](int last) { return last <= moment; });
+  return static_cast<uint64_t>(count) * kPiece;
+}
+
+uint64_t ArenaPlan::give_back(int moment, uint64_t most) {
+  const profile::Scope scope("memory given back");
+  auto* base = static_cast<char*>(storage_->storage().mutable_data());
+  uint64_t given = 0;
+  for (size_t piece = 0; piece < last_use_.size() && given < most; ++piece) {
+    const size_t first = piece;
+    while (piece < last_use_.size() && given < most && last_use_[piece] <= moment &&
+           !given_back_[piece]) {
+      given_back_[piece++] = true;
+      given += kPiece;
+    }
+    if (piece > first) {
+      train_sft::give_back(whole_pages(base + first * kPiece, (piece - first) * kPiece));
+    }
+  }
+  return given;
 }
 
 // A micro-batch that is refused leaves the plan as it was, for a smaller one.
@@ -112,6 +151,7 @@ void ArenaPlan::grow(int64_t tokens) {
 void ArenaPlan::bind(int64_t tokens, int64_t learned) {
   TRAIN_SFT_CHECK(learned <= tokens, "{} learned of {} tokens", learned, tokens);
   grow(tokens);
+  given_back_.assign(given_back_.size(), false);
   const void* base = storage_->storage().data();
   const bool moved = base != bound_to_;
   if (!moved && tokens == tokens_ && learned == learned_) return;

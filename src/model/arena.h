@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace train_sft {
 
@@ -58,6 +59,12 @@ class ArenaPlan {
     if (tokens > capacity_) place(tokens);
     return planned_bytes_;
   }
+  // Gives memory that no buffer needs after `moment` back to the system until the next bind(), at
+  // most about `most` bytes of it; returns how many.
+  uint64_t give_back(int moment, uint64_t most);
+  // How many there are.
+  uint64_t finished_bytes(int moment) const;
+
   uint64_t bytes() const { return planned_bytes_; }
   int64_t capacity() const { return capacity_; }
   // Sum of the buffers' sizes: what they would take without sharing.
@@ -74,12 +81,17 @@ class ArenaPlan {
   };
   uint64_t size_of(const Buffer& buffer, int64_t tokens) const;
   void place(int64_t tokens);
+  void find_last_uses(int64_t tokens);
   void grow(int64_t tokens);
 
   std::shared_ptr<ArenaStorage> storage_;
   std::deque<Buffer> buffers_;  // a deque: references to the tensors stay valid
   int64_t capacity_ = 0, tokens_ = -1, learned_ = -1;
   uint64_t planned_bytes_ = 0;
+  // Of each piece of the block (kPiece bytes): the last moment at which it is needed, and whether
+  // it was given back.
+  std::vector<int> last_use_;
+  std::vector<bool> given_back_;
   const void* bound_to_ = nullptr;
 };
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -55,6 +56,17 @@ size_t first_trained_layer(const ModelWeights& weights) {
   return l;
 }
 
+// Gradients of each layer; of what stands outside the layers in the last place.
+std::vector<uint64_t> gradient_bytes(const ParameterLayout& layout, int64_t n_layer) {
+  std::vector<uint64_t> bytes(static_cast<size_t>(n_layer) + 1);
+  for (const ParameterInfo& info : layout.parameters) {
+    if (!info.trained()) continue;
+    const auto place = static_cast<size_t>(info.layer >= 0 ? info.layer : n_layer);
+    bytes[place] += sizeof(float) * static_cast<uint64_t>(info.numel);
+  }
+  return bytes;
+}
+
 }  // namespace
 
 // The rows that the loss needs. After the last layer's attention rows do not meet again: from there
@@ -73,6 +85,7 @@ struct Engine::State {
         config(p.config()),
         weights(model_weights(p)),
         first_trained(first_trained_layer(weights)),
+        layer_gradients(gradient_bytes(p.layout(), config.n_layer)),
         family(config, p.compute().scalar_type()),
         storage(std::make_shared<ArenaStorage>(o.max_arena_bytes)),
         inference(config, p.training(), p.compute().scalar_type(), Activations::Purpose::inference,
@@ -101,7 +114,7 @@ struct Engine::State {
   // below: the layer whose output this one receives; none: it stands in residual1 already.
   void attention_forward(const LayerActivations& x, const LayerActivations* below, size_t l,
                          const Batch& batch) const;
-  // Up to `activated`: what stands before the last product.
+  // Up to `up`: what stands before the activation.
   void ffn_hidden_forward(const Activations& a, const LayerActivations& x, size_t l,
                           bool dropout) const;
   void ffn_forward(const Activations& a, size_t l, bool dropout) const;
@@ -116,6 +129,7 @@ struct Engine::State {
   ModelConfig config;
   ModelWeights weights;
   size_t first_trained;  // layers below it have nothing to learn: no gradient goes there
+  std::vector<uint64_t> layer_gradients;  // bytes
   FamilyOps family;
   std::shared_ptr<ArenaStorage> storage;
   Activations inference;
@@ -195,12 +209,12 @@ void Engine::State::ffn_hidden_forward(const Activations& a, const LayerActivati
     ops::dropout(x.attention_out, x.attention_out, keys(l), attention_site(l), options.dropout);
   family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, residual, x.attention_out, w.norm2);
   family.linear_forward(x.up, x.normed2, w.up, x.low_up);
-  family.activation_forward(x.activated, x.up);
 }
 
 void Engine::State::ffn_forward(const Activations& a, size_t l, bool dropout) const {
   const LayerActivations& x = a.layers[l];
   ffn_hidden_forward(a, x, l, dropout);
+  family.activation_forward(x.activated, x.up);
   family.linear_forward(x.ffn_out, x.activated, weights.layers[l].down, x.low_down);
   if (dropout) ops::dropout(x.ffn_out, x.ffn_out, keys(l), ffn_site(l), options.dropout);
 }
@@ -223,7 +237,10 @@ LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients)
 void Engine::State::backward(Activations& a, const Batch& batch) const {
   family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
                        a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
+  uint64_t owed = 0;  // of the arena to gradients
   for (size_t l = a.layers.size(); l-- > first_trained;) {
+    owed += layer_gradients[l];
+    if (options.gives_way) owed -= std::min(owed, a.give_back(l, owed));
     if (a.recomputes(l)) forward_again(a, l, batch);
     ffn_backward(a, l);
     attention_backward(a, l, batch);
@@ -236,15 +253,19 @@ void Engine::State::backward(Activations& a, const Batch& batch) const {
 }
 
 // From the gradient of the layer's output to those of the residual stream below its feed-forward
-// part and of attention's projection.
+// part and of attention's projection. The inputs of products with something to learn, which the
+// forward did not keep, come from the same kernels on the same values: they have the same bits.
 void Engine::State::ffn_backward(Activations& a, size_t l) const {
   const LayerWeights& w = weights.layers[l];
   const LayerActivations& x = a.backward_layers[l];
   const at::Tensor& residual = gathers(l) ? a.grad_top_residual : a.grad_residual;
   const at::Tensor& grad_ffn = dropout_backward(x.grad_ffn_out, residual, l, ffn_site(l));
-  family.linear_backward(x.grad_activated, grad_ffn, x.activated, w.down, x.low_down);
+  if (learns(w.down)) family.activation_forward(x.activated_again, x.up);
+  family.linear_backward(x.grad_activated, grad_ffn, x.activated_again, w.down, x.low_down);
   const at::Tensor& grad_up = family.activation_backward(x.grad_activated, x.up);
-  family.linear_backward(x.grad_normed2, grad_up, x.normed2, w.up, x.low_up);
+  if (learns(w.up))
+    family.norm_forward(x.normed2_again, {}, x.mean2, x.rstd2, x.residual2, {}, w.norm2);
+  family.linear_backward(x.grad_normed2, grad_up, x.normed2_again, w.up, x.low_up);
   family.norm_backward(residual, x.grad_normed2, x.residual2, x.mean2, x.rstd2, w.norm2, true);
 
   const at::Tensor& grad_proj =
@@ -263,7 +284,9 @@ void Engine::State::attention_backward(Activations& a, size_t l, const Batch& ba
   ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens,
                           family.attention());
   family.rope_backward(x.grad_qkv, batch.positions);
-  family.linear_backward(x.grad_normed1, x.grad_qkv, x.normed1, w.qkv, x.low_qkv);
+  if (learns(w.qkv))
+    family.norm_forward(x.normed1_again, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
+  family.linear_backward(x.grad_normed1, x.grad_qkv, x.normed1_again, w.qkv, x.low_qkv);
   family.norm_backward(a.grad_residual, x.grad_normed1, x.residual1, x.mean1, x.rstd1, w.norm1,
                        true);
 }
@@ -313,6 +336,29 @@ uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType c
   Activations activations(config, training, compute, Activations::Purpose::training, dropout,
                           recompute, nullptr);
   return activations.planned_bytes(tokens);
+}
+
+// The gradients outside the layers are there with the loss. Those of the layers come while what
+// they take the place of goes; at the lowest layers there is more to go than comes.
+uint64_t Engine::planned_gradient_bytes(const ModelConfig& config, at::ScalarType compute,
+                                        bool dropout, Recompute recompute, int64_t tokens,
+                                        const Training& training) {
+  Activations activations(config, training, compute, Activations::Purpose::training, dropout,
+                          recompute, nullptr);
+  activations.planned_bytes(tokens);
+  const std::vector<uint64_t> of_layer =
+      gradient_bytes(parameter_layout(config, training), config.n_layer);
+  uint64_t come = 0, more = 0;
+  for (size_t l = activations.layers.size(); l-- > 0;) {
+    come += of_layer[l];
+    const uint64_t gone = std::min(come, activations.finished_bytes(l));
+    more = std::max(more, come - gone);
+  }
+  return of_layer.back() + more;
+}
+
+bool Engine::gives_way() const {
+  return state_->options.gives_way;
 }
 
 uint64_t Engine::arena_bytes() const {

@@ -2,7 +2,11 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "train_sft/base/error.h"
+#include "train_sft/base/memory.h"
+#include "train_sft/base/profile.h"
 #include "train_sft/ops/zero.h"
 
 namespace train_sft {
@@ -93,6 +97,17 @@ at::Tensor Parameters::gradient_span(const std::string& first, const std::string
 void Parameters::zero_gradients() {
   TRAIN_SFT_CHECK(gradients_.defined(), "these parameters were made without gradients");
   ops::zero(gradients_);
+}
+
+void Parameters::drop_gradients() {
+  TRAIN_SFT_CHECK(gradients_.defined(), "these parameters were made without gradients");
+  const profile::Scope scope("zero gradients");
+  auto* begin = static_cast<char*>(gradients_.data_ptr());
+  const MemoryBlock pages = whole_pages(begin, gradients_.nbytes());
+  if (!give_back(pages)) return zero_gradients();
+  char* const end = pages.begin + pages.bytes;
+  std::fill(begin, pages.begin, char{0});
+  std::fill(end, begin + gradients_.nbytes(), char{0});
 }
 
 void Parameters::refresh_compute() {

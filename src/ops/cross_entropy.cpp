@@ -18,26 +18,25 @@ int64_t aligned(int64_t bytes) {
 }
 
 // The pieces of the scratch for chunks of `rows`: gathered hidden states (their gradient takes
-// their place), logits, and the gradient of the logits in T (float and double: in place of the
-// logits).
+// their place) and logits. The gradient of a row of logits, in T, stands where the row began.
 template <typename T>
 struct Chunk {
   T* hidden;
   Accumulate<T>* logits;
-  T* grad_logits;
+  int64_t gradient_stride;
 
-  static constexpr bool kInPlace = std::is_same_v<T, Accumulate<T>>;
+  static constexpr int64_t kGradientsALogit = sizeof(Accumulate<T>) / sizeof(T);
 
   static int64_t bytes(int64_t rows, int64_t C, int64_t V) {
-    return aligned(rows * C * sizeof(T)) + aligned(rows * V * sizeof(Accumulate<T>)) +
-           (kInPlace ? 0 : aligned(rows * V * sizeof(T)));
+    return aligned(rows * C * sizeof(T)) + aligned(rows * V * sizeof(Accumulate<T>));
   }
-  Chunk(char* memory, int64_t rows, int64_t C, int64_t V) {
+  Chunk(char* memory, int64_t rows, int64_t C, int64_t V) : gradient_stride(V * kGradientsALogit) {
     hidden = reinterpret_cast<T*>(memory);
     memory += aligned(rows * C * sizeof(T));
     logits = reinterpret_cast<Accumulate<T>*>(memory);
-    memory += aligned(rows * V * sizeof(Accumulate<T>));
-    grad_logits = reinterpret_cast<T*>(kInPlace ? static_cast<void*>(logits) : memory);
+  }
+  Operand<T> gradients(bool transposed) const {
+    return {reinterpret_cast<const T*>(logits), gradient_stride, transposed};
   }
 };
 
@@ -57,20 +56,22 @@ struct RowLoss {
   bool correct;
 };
 
-// −log softmax(logits)[target]; leaves the gradient, weight * (softmax − one-hot), in grad.
+// −log softmax(logits)[target]; with `gradient`, weight * (softmax − one-hot) over the logits.
 template <typename T>
-RowLoss softmax_row(T* grad, Accumulate<T>* logits, int32_t target, float weight, int64_t V) {
+RowLoss softmax_row(Accumulate<T>* logits, int32_t target, float weight, int64_t V, bool gradient) {
   using A = Accumulate<T>;
   const int64_t best = std::max_element(logits, logits + V) - logits;
   const A maximum = logits[best], target_logit = logits[target];
   A sum = 0;
   for (int64_t v = 0; v < V; ++v) sum += std::exp(logits[v] - maximum);
-  if (grad != nullptr) {
+  if (gradient) {
     const A factor = A(weight) / sum;
+    std::vector<T> grad(V);
     for (int64_t v = 0; v < V; ++v) {
       const A onehot = v == target ? A(weight) : A(0);
       grad[v] = static_cast<T>(std::exp(logits[v] - maximum) * factor - onehot);
     }
+    std::memcpy(static_cast<void*>(logits), grad.data(), V * sizeof(T));
   }
   const double loss = std::log(static_cast<double>(sum)) + static_cast<double>(maximum) -
                       static_cast<double>(target_logit);
@@ -116,21 +117,20 @@ class LinearCrossEntropy {
       std::memcpy(chunk.hidden + r * C, hidden + learned[first + r] * C, C * sizeof(T));
     }
     gemm<T, A>(chunk.logits, V, {rows, V, C}, {chunk.hidden, C}, {weight, C, true}, nullptr, false);
-    const bool gradient = grad_hidden != nullptr || grad_weight != nullptr;
-    softmax_chunk(chunk, gradient ? chunk.grad_logits : nullptr, first, rows, sums);
+    softmax_chunk(chunk, grad_hidden != nullptr || grad_weight != nullptr, first, rows, sums);
     sums.tokens += rows;
     if (grad_weight != nullptr) {
-      gemm<T, A>(grad_weight, C, {V, C, rows}, {chunk.grad_logits, V, true}, {chunk.hidden, C},
-                 nullptr, true);
+      gemm<T, A>(grad_weight, C, {V, C, rows}, chunk.gradients(true), {chunk.hidden, C}, nullptr,
+                 true);
     }
     if (grad_hidden != nullptr) {
-      gemm<T, T>(chunk.hidden, C, {rows, C, V}, {chunk.grad_logits, V}, {weight, C}, nullptr,
+      gemm<T, T>(chunk.hidden, C, {rows, C, V}, chunk.gradients(false), {weight, C}, nullptr,
                  false);
       scatter(chunk.hidden, first, rows);
     }
   }
 
-  void softmax_chunk(const Chunk<T>& chunk, T* grad, int64_t first, int64_t rows,
+  void softmax_chunk(const Chunk<T>& chunk, bool gradients, int64_t first, int64_t rows,
                      CrossEntropySums& sums) {
     auto add = [&](int64_t r, double loss, bool correct) {
       sums.loss += weight_of(first + r) * loss;
@@ -149,8 +149,8 @@ class LinearCrossEntropy {
           row_targets[r] = targets[learned[first + r]];
           row_weights[r] = weight_of(first + r);
         }
-        fast->softmax_loss(raw(grad), chunk.logits, row_targets.data(), row_weights.data(),
-                           losses.data(), rows, V);
+        fast->softmax_loss(chunk.logits, row_targets.data(), row_weights.data(), losses.data(),
+                           rows, V, gradients);
         for (int64_t r = 0; r < rows; ++r) {
           const simd::RowLoss& row = losses[r];
           const double maximum = row.maximum, target_logit = row.target_logit;
@@ -160,9 +160,8 @@ class LinearCrossEntropy {
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
-      const RowLoss row =
-          softmax_row<T>(grad == nullptr ? nullptr : grad + r * V, chunk.logits + r * V,
-                         targets[learned[first + r]], weight_of(first + r), V);
+      const RowLoss row = softmax_row<T>(chunk.logits + r * V, targets[learned[first + r]],
+                                         weight_of(first + r), V, gradients);
       add(r, row.loss, row.correct);
     }
   }

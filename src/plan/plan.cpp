@@ -103,6 +103,7 @@ void plan_memory_of_run(PlanFacts& facts) {
   facts.micro_batch_tokens = needs.largest_tokens ? needs.largest_tokens(facts.micro_rows)
                                                   : facts.micro_rows * facts.batch.block_size;
   facts.memory = needs.memory(facts.micro_batch_tokens);
+  facts.memory.gradients -= needs.gradients_in_turn({facts.micro_rows, facts.micro_batch_tokens});
   const uint64_t beside =
       facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy + kMemoryAllowance;
   facts.largest_batch = largest_batch(facts.model, config, facts.precision, facts.threads,
@@ -288,8 +289,11 @@ void add_recompute(Json& plan, const PlanFacts& facts) {
   const double now = part(facts.config().recompute);
   for (const char* kind : {"none", "attention", "block"}) {
     config.recompute = kind;
-    const MemoryPlan memory =
+    MemoryPlan memory =
         plan_memory(facts.model, config, facts.precision, facts.threads, facts.micro_batch_tokens);
+    if (facts.micro_rows >= facts.batch.rows_per_step())
+      memory.gradients -=
+          gradients_in_turn(facts.model, config, facts.precision, facts.micro_batch_tokens);
     const double step_ms = facts.time.step_ms + facts.time.evaluate_ms * (part(kind) - now);
     plan["recompute"][kind] = {
         {"memory_bytes",

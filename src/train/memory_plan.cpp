@@ -17,8 +17,8 @@ at::ScalarType compute_type(const std::string& precision) {
 // a document's keys, values and their gradients a thread.
 uint64_t workspace_bytes(const ModelConfig& model, const std::string& precision, int64_t tokens,
                          int64_t threads) {
-  constexpr int64_t kPackedRight = 3072 * 384 * 4, kPackedLeft = 12 * 16 * 384 * 4;
-  constexpr int64_t kBf16Depth = 768;
+  constexpr int64_t kPackedRight = 3072 * 768 * 4, kPackedLeft = 6 * 16 * 768 * 4;
+  constexpr int64_t kBf16Depth = 1536;
   const int64_t head = model.head_dim(), keys = std::min(tokens, model.block_size);
   const int64_t attention = keys * 5 * head * 4;
   int64_t partial = 0;
@@ -31,6 +31,9 @@ uint64_t workspace_bytes(const ModelConfig& model, const std::string& precision,
   }
   return static_cast<uint64_t>(kPackedRight + partial + threads * (kPackedLeft + attention));
 }
+
+// Fewer gradients are zeroed in less time than their pages take.
+constexpr uint64_t kWorthGivingBack = uint64_t{64} << 20;
 
 // Muon keeps no second moment, but needs room for the largest matrix four times over at most.
 uint64_t saved_by_muon(const ParameterLayout& layout) {
@@ -89,6 +92,17 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
                                   parse_recompute(config.recompute), micro_batch_tokens, training);
   plan.workspace = workspace_bytes(model, precision, micro_batch_tokens, threads);
   return plan;
+}
+
+uint64_t gradients_in_turn(const ModelConfig& model, const TrainConfig& config,
+                           const std::string& precision, int64_t micro_batch_tokens) {
+  const Training training = training_of(config);
+  const auto trained = static_cast<uint64_t>(parameter_layout(model, training).trained_total);
+  if (4 * trained < kWorthGivingBack) return 0;
+  const uint64_t beside = Engine::planned_gradient_bytes(
+      model, compute_type(precision), config.dropout > 0, parse_recompute(config.recompute),
+      micro_batch_tokens, training);
+  return 4 * trained - std::min(4 * trained, beside);
 }
 
 uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& config,

@@ -74,7 +74,9 @@ EngineOptions fit_into_memory(Run& run) {
         needs.largest_tokens ? needs.largest_tokens(rows) : rows * run.batch.block_size;
     throw ResourceError("{}", does_not_fit(needs, tokens));
   }
-  const MemoryPlan memory = needs.memory(chosen.tokens);
+  MemoryPlan memory = needs.memory(chosen.tokens);
+  const uint64_t in_turn = needs.gradients_in_turn(chosen);
+  memory.gradients -= in_turn;
   run.state.micro_rows = chosen.rows;
   run.state.arena_limit =
       static_cast<int64_t>(needs.limit - kMemoryAllowance - (memory.total() - memory.activations));
@@ -89,6 +91,7 @@ EngineOptions fit_into_memory(Run& run) {
         human_bytes(static_cast<double>(needs.limit)), needs.config.max_memory);
   EngineOptions options;
   options.max_tokens = chosen.tokens;
+  options.gives_way = in_turn > 0;
   options.max_arena_bytes = static_cast<uint64_t>(run.state.arena_limit);
   return options;
 }

@@ -52,6 +52,11 @@ MemoryPlan MicroBatchNeeds::memory(int64_t tokens) const {
   return plan;
 }
 
+uint64_t MicroBatchNeeds::gradients_in_turn(const MicroBatch& chosen) const {
+  if (chosen.rows < batch.rows_per_step()) return 0;
+  return train_sft::gradients_in_turn(model, config, precision, chosen.tokens);
+}
+
 MicroBatch fit_micro_batch(const MicroBatchNeeds& needs, int64_t most) {
   int64_t rows =
       most_rows(most, [&](int64_t count) { return needs.fits(planned_tokens(needs, count)); });

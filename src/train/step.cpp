@@ -49,7 +49,7 @@ void cut_pieces(Run& run, int64_t rows, const ResourceError& error) {
 // worked off in turn: micro-batch after micro-batch, in the order of the step's rows.
 Accumulated accumulate(Run& run) {
   Accumulated total;
-  run.parameters->zero_gradients();
+  run.engine->gives_way() ? run.parameters->drop_gradients() : run.parameters->zero_gradients();
   // An epoch's last step is short.
   const uint64_t rows = run.order->rows_in_step(static_cast<uint64_t>(run.state.data_step));
   const auto size = static_cast<uint64_t>(run.batch.batch_size);

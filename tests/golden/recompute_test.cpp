@@ -88,6 +88,13 @@ int64_t different_floats(const at::Tensor& a, const at::Tensor& b) {
   return count;
 }
 
+// Of the arena, after a first pass that leaves something in every byte the next one reads.
+uint64_t engine_bytes_after(Engine& engine, Parameters& parameters, const Batch& batch) {
+  parameters.zero_gradients();
+  engine.forward_backward(batch, 8);
+  return engine.arena_bytes();
+}
+
 class RecomputeTest : public testing::TestWithParam<samples::NamedConfig> {};
 
 TEST_P(RecomputeTest, LossesAndGradientsAreTheSameToTheBit) {
@@ -118,6 +125,52 @@ TEST_P(RecomputeTest, LossesAndGradientsAreTheSameToTheBit) {
       }
     }
   }
+}
+
+// What is given back is found again by no one: the third pass has the gradients of the first.
+TEST_P(RecomputeTest, AnArenaThatGivesWayChangesNoBit) {
+  at::set_num_threads(1);
+  ModelConfig config = GetParam().config;
+  config.n_layer = 4;
+  config.block_size = 256;
+  samples::BatchOptions lengths;
+  lengths.lengths = std::vector<int>(24, 256);  // some megabytes a layer
+  const Batch batch = samples::batch(config, lengths);
+  for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+    Parameters parameters(config, at::kFloat, at::kFloat);
+    initialise_with_noise(parameters);
+    at::Tensor expected;
+    for (const bool gives_way : {false, true}) {
+      EngineOptions options;
+      options.recompute = recompute;
+      options.gives_way = gives_way;
+      Engine engine(parameters, options);
+      EXPECT_GT(engine_bytes_after(engine, parameters, batch), 8U << 20);
+      for (int pass = 0; pass < 2; ++pass) {
+        gives_way ? parameters.drop_gradients() : parameters.zero_gradients();
+        EXPECT_EQ(parameters.gradients().abs().max().item<float>(), 0.0f);
+        engine.forward_backward(batch, 9);
+      }
+      if (!expected.defined()) expected = parameters.gradients().clone();
+      EXPECT_EQ(different_floats(parameters.gradients(), expected), 0);
+    }
+  }
+}
+
+TEST(RecomputeArenaTest, GradientsTakeTurnsWithActivations) {
+  ModelConfig config = samples::configs().front().config;
+  config.n_layer = 12;
+  const auto beside = [&](int64_t tokens) {
+    return Engine::planned_gradient_bytes(config, at::kFloat, false, Recompute::none, tokens);
+  };
+  const uint64_t all = 4 * static_cast<uint64_t>(parameter_layout(config).count());
+  uint64_t in_layers = 0;
+  for (const ParameterInfo& info : parameter_layout(config).parameters)
+    if (info.layer >= 0) in_layers += 4 * static_cast<uint64_t>(info.numel);
+  EXPECT_EQ(beside(1), all);  // an arena of less than a piece has nothing to give
+  // Only those of the topmost layer may come before anything is finished.
+  EXPECT_GE(beside(1 << 20), all - in_layers);
+  EXPECT_LE(beside(1 << 20), all - in_layers / 12 * 11);
 }
 
 TEST_P(RecomputeTest, EachKindKeepsLessOfALayer) {

@@ -9,4 +9,13 @@ uint64_t anonymous_bytes();         // of them, what no file backs: the system c
 uint64_t peak_resident_bytes();     // its high-water mark
 uint64_t available_memory_bytes();  // what the machine or the cgroup allows, whichever is less
 
+// Gives the whole pages within a block of allocated memory back to the system: they count for
+// nothing until they are touched again, and are zeros then. false: nothing was done.
+struct MemoryBlock {
+  char* begin;
+  uint64_t bytes;
+};
+MemoryBlock whole_pages(void* begin, uint64_t bytes);
+bool give_back(MemoryBlock pages);
+
 }  // namespace train_sft

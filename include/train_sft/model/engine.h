@@ -17,10 +17,13 @@
 namespace train_sft {
 
 struct EngineOptions {
-  double dropout = 0.0;    // after the embedding, and after each attention and feed-forward output
-  uint64_t seed = 0;       // of dropout
+  double dropout = 0.0;  // after the embedding, and after each attention and feed-forward output
+  uint64_t seed = 0;     // of dropout
   Recompute recompute = Recompute::none;  // less arena for more time; the same bits
   int64_t max_tokens = 0;  // of a micro-batch, to plan the arena; grows when exceeded
+  // The arena's memory goes back to the system as the backward goes, as much of it as gradients
+  // take in turn: for steps of one micro-batch after Parameters::drop_gradients().
+  bool gives_way = false;
   uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
 };
 
@@ -48,10 +51,15 @@ class Engine {
   at::Tensor logits(const Batch& batch);
 
   uint64_t arena_bytes() const;
+  bool gives_way() const;
   // What training would plan for a micro-batch of so many tokens, all learned. Allocates nothing.
   static uint64_t planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
                                       bool dropout, Recompute recompute, int64_t tokens,
                                       const Training& training = {});
+  // Of gradients: what stands beside the whole arena at most when it gives way.
+  static uint64_t planned_gradient_bytes(const ModelConfig& config, at::ScalarType compute,
+                                         bool dropout, Recompute recompute, int64_t tokens,
+                                         const Training& training = {});
 
  private:
   struct State;

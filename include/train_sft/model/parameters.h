@@ -49,6 +49,8 @@ class Parameters {
   at::Tensor gradient_span(const std::string& first, const std::string& last) const;
 
   void zero_gradients();
+  // The same by giving their memory back to the system, until something is added to them.
+  void drop_gradients();
   void refresh_compute();  // compute = master, rounded; nothing to do when they alias
 
  private:

@@ -33,6 +33,10 @@ Json to_json(const MemoryPlan& plan);  // by part, plus "total"
 // precision: fp32 or bf16. Of the settings: what is trained, dropout, recompute.
 MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
                        const std::string& precision, int64_t threads, int64_t micro_batch_tokens);
+// Of the gradients, what takes the place of activations in the backward when a step is one
+// micro-batch of so many tokens (EngineOptions::gives_way): they never stand beside each other.
+uint64_t gradients_in_turn(const ModelConfig& model, const TrainConfig& config,
+                           const std::string& precision, int64_t micro_batch_tokens);
 // What a copy of weights and moments takes, from which checkpoints are written in the background.
 uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& config,
                                const std::string& precision);

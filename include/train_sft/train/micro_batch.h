@@ -21,6 +21,11 @@ int64_t largest_piece_tokens(const RowTable& rows, const RowOrder& order, const 
 // what saving and logging take for a moment.
 inline constexpr uint64_t kMemoryAllowance = uint64_t{16} << 20;
 
+struct MicroBatch {
+  int64_t rows = 0;    // computed at once; 0: not even one row fits
+  int64_t tokens = 0;  // of the largest, in the steps that were looked at
+};
+
 struct MicroBatchNeeds {
   const ModelConfig& model;
   TrainConfig config;
@@ -35,13 +40,11 @@ struct MicroBatchNeeds {
   std::function<int64_t(int64_t rows)> largest_tokens{};
 
   MemoryPlan memory(int64_t tokens) const;
+  // Less than memory() says, when a whole step is computed at once: what fits is chosen without it.
+  uint64_t gradients_in_turn(const MicroBatch& chosen) const;
   bool fits(int64_t tokens) const { return memory(tokens).total() + kMemoryAllowance <= limit; }
 };
 
-struct MicroBatch {
-  int64_t rows = 0;    // computed at once; 0: not even one row fits
-  int64_t tokens = 0;  // of the largest, in the steps that were looked at
-};
 // batch_size, or under auto as many of a step's rows as fit and are worth computing together.
 MicroBatch choose_micro_batch(const MicroBatchNeeds& needs);
 // As choose_micro_batch(), of at most so many rows.

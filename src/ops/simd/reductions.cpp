@@ -97,27 +97,26 @@ TRAIN_SFT_INLINE float row_exp(float* x, float maximum, int64_t V) {
   return sum.sum();
 }
 
-// The softmax and loss of rows of logits; their gradients when grad is not null (it may be logits).
+// The softmax and loss of rows of logits; their gradients over them, each at the beginning of its
+// row: one of bfloat16 is written behind what is still to be read.
 template <typename T>
-void softmax_loss(T* grad, float* logits, const int32_t* targets, const float* weights,
-                  simd::RowLoss* losses, int64_t rows, int64_t V) {
+void softmax_loss(float* logits, const int32_t* targets, const float* weights,
+                  simd::RowLoss* losses, int64_t rows, int64_t V, bool gradients) {
   parallel_shares(rows, 1, threads_for(rows * V * 8), [&](int64_t begin, int64_t end, int64_t) {
     for (int64_t r = begin; r < end; ++r) {
       float* x = logits + r * V;
       const float maximum = row_max(x, V), target_logit = x[targets[r]];
       bool correct = target_logit == maximum;  // the first of equals
       for (int64_t v = 0; correct && v < targets[r]; ++v) correct = x[v] != maximum;
-      const float sum =
-          grad == nullptr ? row_exp<false>(x, maximum, V) : row_exp<true>(x, maximum, V);
+      const float sum = gradients ? row_exp<true>(x, maximum, V) : row_exp<false>(x, maximum, V);
       losses[r] = {maximum, target_logit, sum, correct};
-      if (grad == nullptr) continue;
+      if (!gradients) continue;
+      T* grad = reinterpret_cast<T*>(x);
       const Vec factor = Vec::all(weights[r] / sum);
       const float at_target = x[targets[r]] * (weights[r] / sum) - weights[r];
-      for_lanes(V, [&](int64_t v, int64_t n) TRAIN_SFT_INLINE_LAMBDA {
-        store(grad + r * V + v, load(x + v, n) * factor, n);
-      });
-      const int64_t lane = targets[r];
-      store(grad + r * V + lane, Vec::all(at_target), 1);
+      for_lanes(V, [&](int64_t v, int64_t n)
+                       TRAIN_SFT_INLINE_LAMBDA { store(grad + v, load(x + v, n) * factor, n); });
+      store(grad + targets[r], Vec::all(at_target), 1);
     }
   });
 }

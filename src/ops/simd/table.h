@@ -104,8 +104,9 @@ struct Kernels {
   // to[rows[n]] += grad[n]; rows null: all to one row.
   void (*add_to_rows)(float* to, const int32_t* rows, const T* grad, int64_t N, int64_t C);
 
-  void (*softmax_loss)(T* grad, float* logits, const int32_t* targets, const float* weights,
-                       RowLoss* losses, int64_t rows, int64_t V);
+  // With gradients: of T, each over the beginning of its row of logits.
+  void (*softmax_loss)(float* logits, const int32_t* targets, const float* weights, RowLoss* losses,
+                       int64_t rows, int64_t V, bool gradients);
   void (*adamw)(const AdamW<T>& a);
 
   void (*attention_forward)(T* out, float* lse, const T* qkv, const AttentionSize& size);

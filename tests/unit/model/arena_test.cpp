@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "train_sft/base/error.h"
+#include "train_sft/base/memory.h"
 
 namespace train_sft {
 namespace {
@@ -135,6 +136,34 @@ TEST(ArenaTest, GrowthGivesBackTheOldBlockFirst) {
   small.bind(32, 32);
   a.fill_(3);
   EXPECT_EQ(a.sum().item<float>(), 3 * 32 * 16);
+}
+
+TEST(ArenaTest, WhatIsFinishedIsGivenBackAndNothingElse) {
+  constexpr int64_t kColumns = 1 << 20;  // a row is 4 MB
+  ArenaPlan plan(storage());
+  const at::Tensor& early = plan.add("early", at::kFloat, per_token(kColumns), 0, 1);
+  const at::Tensor& late = plan.add("late", at::kFloat, per_token(kColumns), 0, 3);
+  const at::Tensor& later = plan.add("later", at::kFloat, fixed(1, kColumns), 2, 3);
+  plan.bind(4, 4);
+  EXPECT_EQ(plan.finished_bytes(0), 0U);
+  // `later` stands where a part of `early` stood.
+  EXPECT_EQ(plan.finished_bytes(1), 3U * 4 * kColumns);
+  EXPECT_EQ(plan.finished_bytes(3), plan.bytes());
+  early.fill_(1);
+  late.fill_(2);
+  later.fill_(3);
+  const uint64_t before = anonymous_bytes();
+  EXPECT_EQ(plan.give_back(1, 4 * kColumns), 4U * kColumns);
+  EXPECT_EQ(plan.give_back(1, uint64_t{1} << 40), 2U * 4 * kColumns);
+  EXPECT_EQ(plan.give_back(1, uint64_t{1} << 40), 0U);
+  // All but the pages at the pieces' ends.
+  EXPECT_LT(anonymous_bytes(), before - 11 * kColumns);
+  EXPECT_EQ(late.sum().item<float>(), 2.0f * 4 * kColumns);
+  EXPECT_EQ(later.sum().item<float>(), 3.0f * kColumns);
+  // The next pass has it all again.
+  plan.bind(4, 4);
+  early.fill_(4);
+  EXPECT_EQ(plan.give_back(1, uint64_t{1} << 40), 3U * 4 * kColumns);
 }
 
 }  // namespace
