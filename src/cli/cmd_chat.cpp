@@ -6,16 +6,12 @@
 
 #include "cli/chat_session.h"
 #include "cli/commands.h"
+#include "cli/plain_text.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 
 namespace train_sft::cli {
 namespace {
-
-void show(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
 
 // Lines of standard input, through read(): a signal must be able to end the waiting.
 class LineReader {
@@ -45,12 +41,6 @@ class LineReader {
  private:
   std::string buffer_;
 };
-
-std::string trimmed(const std::string& text) {
-  const size_t first = text.find_first_not_of(" \t\r\n");
-  if (first == text.npos) return "";
-  return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
-}
 
 void note_forgotten(const ChatSession::Reply& reply) {
   if (reply.forgotten == 0) return;
@@ -114,7 +104,7 @@ Outcome converse(ChatSession& session) {
   }
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_chat(const Invocation& invocation) {
   const bool one_prompt = invocation.has("prompt");
   if (invocation.settings.config.json && !one_prompt) {
     throw UsageError("json: a conversation is not one object; add --prompt TEXT");
@@ -142,7 +132,7 @@ Command chat_command() {
                          own_option("system", "string", nullptr, "The system message")};
   for (Option& option : sampling_options()) command.own_options.push_back(std::move(option));
   command.shared = {"chat_template", "precision", "threads"};
-  command.run = run;
+  command.run = run_chat;
   return command;
 }
 

@@ -113,7 +113,7 @@ void Evaluation::choices() {
   if (!quiet()) print(scored);
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_eval(const Invocation& invocation) {
   TrainConfig config = invocation.settings.config;
   if (config.data.empty() && config.eval_data.empty() && !invocation.has("multiple_choice")) {
     throw UsageError(
@@ -171,7 +171,7 @@ Command eval_command() {
   command.shared = {"data",      "eval_data",   "data_format",   "field_map",  "data_vars",
                     "train_on",  "packing",     "overlong",      "block_size", "batch_size",
                     "cache_dir", "verify_data", "chat_template", "precision",  "threads"};
-  command.run = run;
+  command.run = run_eval;
   return command;
 }
 

@@ -40,7 +40,7 @@ void export_torch(const ModelSource& model, const std::string& out, TensorType t
   log::info("{}: the weights alone; a .pt file holds no tokenizer", out);
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_export(const Invocation& invocation) {
   for (const char* name : {"checkpoint", "format", "out"})
     if (!invocation.has(name))
       throw UsageError("no --{} given: export takes --checkpoint DIR --format hf --out PATH", name);
@@ -93,7 +93,7 @@ Command export_command() {
       std::move(dtype),
       own_option("merge", "bool", false, "Of a LoRA checkpoint: the base with the adapter merged"),
   };
-  command.run = run;
+  command.run = run_export;
   return command;
 }
 

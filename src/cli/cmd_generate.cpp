@@ -2,6 +2,7 @@
 
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
+#include "cli/plain_text.h"
 #include "cli/token_rate.h"
 #include "cli/utf8_stream.h"
 #include "train_sft/base/log.h"
@@ -10,12 +11,7 @@
 namespace train_sft::cli {
 namespace {
 
-void show(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
-Outcome run(const Invocation& invocation) {
+Outcome run_generate(const Invocation& invocation) {
   const signals::ExitDeadline deadline;
   if (!invocation.has("prompt")) throw UsageError("no prompt given: add --prompt TEXT");
   const std::string prompt = invocation.text("prompt");
@@ -72,7 +68,7 @@ Command generate_command() {
                          own_option("prompt", "string", nullptr, "The text to continue")};
   for (Option& option : sampling_options()) command.own_options.push_back(std::move(option));
   command.shared = {"precision", "threads"};
-  command.run = run;
+  command.run = run_generate;
   return command;
 }
 

@@ -21,7 +21,7 @@ std::string tokenizer_directory(const Invocation& invocation) {
   throw UsageError("tokenizer: {} is no directory that holds a tokenizer", path);
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_import(const Invocation& invocation) {
   for (const char* name : {"from", "out"})
     if (!invocation.has(name))
       throw UsageError("no --{0} given: add --from PATH (a model) and --out DIR", name);
@@ -82,7 +82,7 @@ Command import_command() {
                  "A directory whose tokenizer goes with the model; none: the model's own"),
       own_option("n_head", "int", nullptr, "Attention heads, of a file that does not say", 1, 1e6),
   };
-  command.run = run;
+  command.run = run_import;
   return command;
 }
 

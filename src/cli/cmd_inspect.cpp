@@ -96,7 +96,7 @@ bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_inspect(const Invocation& invocation) {
   std::vector<std::string> paths = invocation.positionals;
   const auto& data = invocation.settings.config.data;
   paths.insert(paths.end(), data.begin(), data.end());
@@ -152,7 +152,7 @@ Command inspect_command() {
                     "data_format",   "field_map", "data_vars",   "train_on",
                     "chat_template", "packing",   "overlong",    "tokenizer",
                     "block_size",    "cache_dir", "verify_data", "threads"};
-  command.run = run;
+  command.run = run_inspect;
   return command;
 }
 

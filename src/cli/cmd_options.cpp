@@ -14,7 +14,7 @@ Json as_json(const Option& option) {
   return json;
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_options(const Invocation& invocation) {
   if (invocation.value("markdown").get<bool>()) {
     if (invocation.settings.config.json) {
       throw UsageError("markdown contradicts json: both say how to print; give one");
@@ -42,7 +42,7 @@ Command options_command() {
   command.own_options = {own_option("markdown", "bool", false, "The README's table")};
   command.shared = {"*"};
   command.reads_files = true;
-  command.run = run;
+  command.run = run_options;
   return command;
 }
 

@@ -106,7 +106,7 @@ PlanRequest request_of(const Invocation& invocation) {
   return request;
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_plan(const Invocation& invocation) {
   const signals::ExitDeadline deadline;
   const Settings& settings = invocation.settings;
   validate(settings);
@@ -172,7 +172,7 @@ Command plan_command() {
   };
   command.shared = {"*"};
   command.reads_files = true;
-  command.run = run;
+  command.run = run_plan;
   return command;
 }
 

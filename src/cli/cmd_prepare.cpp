@@ -22,7 +22,7 @@ std::unique_ptr<Tokenizer> trained_tokenizer(const TrainConfig& config, const st
   return tokenizer;
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_prepare(const Invocation& invocation) {
   const signals::ExitDeadline deadline;
   require_data(invocation.settings);
   const TrainConfig& config = invocation.settings.config;
@@ -72,7 +72,7 @@ Command prepare_command() {
       own_option("out", "string", "tokenizer", "Where a tokenizer trained here goes")};
   command.shared = {"Data", "block_size", "vocab_size", "threads"};
   command.reads_files = true;
-  command.run = run;
+  command.run = run_prepare;
   return command;
 }
 

@@ -20,7 +20,7 @@ std::vector<RunFiles> read_runs(const std::vector<std::string>& directories) {
   return runs;
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_report(const Invocation& invocation) {
   if (invocation.positionals.empty())
     throw UsageError("report takes the out_dir of one or several runs");
   const std::vector<RunFiles> runs = read_runs(invocation.positionals);
@@ -71,7 +71,7 @@ Command report_command() {
       own_option("markdown", "bool", false,
                  "A model card instead of the page; printed without --out"),
   };
-  command.run = run;
+  command.run = run_report;
   return command;
 }
 

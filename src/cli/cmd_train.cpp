@@ -4,7 +4,7 @@
 namespace train_sft::cli {
 namespace {
 
-Outcome run(const Invocation& invocation) {
+Outcome run_train(const Invocation& invocation) {
   validate(invocation.settings);
   TrainingResult result = train(invocation.settings);
   return {result.code, std::move(result.summary)};
@@ -27,7 +27,7 @@ Command train_command() {
   };
   command.shared = {"*"};
   command.reads_files = true;
-  command.run = run;
+  command.run = run_train;
   return command;
 }
 

@@ -4,7 +4,7 @@
 namespace train_sft::cli {
 namespace {
 
-Outcome run(const Invocation& invocation) {
+Outcome run_version(const Invocation& invocation) {
   if (!invocation.settings.config.json) fmt::print("train_sft {}\n", TRAIN_SFT_VERSION);
   return {ExitCode::ok, {{"version", TRAIN_SFT_VERSION}}};
 }
@@ -16,7 +16,7 @@ Command version_command() {
   command.name = "version";
   command.summary = "Prints the version.";
   command.examples = {"train_sft version"};
-  command.run = run;
+  command.run = run_version;
   return command;
 }
 

@@ -68,7 +68,7 @@ RunFiles follow(const std::string& directory, std::chrono::milliseconds interval
   return run;
 }
 
-Outcome run(const Invocation& invocation) {
+Outcome run_watch(const Invocation& invocation) {
   if (invocation.positionals.size() != 1)
     throw UsageError("watch takes one RUN: the out_dir of a training run");
   const std::string& directory = invocation.positionals[0];
@@ -97,7 +97,7 @@ Command watch_command() {
       own_option("once", "bool", false, "Print it once; so it is when stdout is not a terminal"),
       own_option("interval", "float", 1.0, "Seconds between looks", 0.1, 3600),
   };
-  command.run = run;
+  command.run = run_watch;
   return command;
 }
 

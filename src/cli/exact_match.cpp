@@ -2,6 +2,7 @@
 
 #include <span>
 
+#include "cli/plain_text.h"
 #include "cli/utf8_stream.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/progress.h"
@@ -10,29 +11,23 @@
 namespace train_sft::cli {
 namespace {
 
-std::string trimmed(const std::string& text) {
-  const size_t first = text.find_first_not_of(" \t\r\n");
-  if (first == text.npos) return "";
-  return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
-}
-
-struct Question {
+struct Exchange {
   std::vector<int32_t> prompt;
   std::vector<int32_t> reply;  // without its end token; empty: nothing to compare with
 };
 
 // The last learned stretch of an example, if it is a whole reply, and what stands before it.
-Question last_reply(const Dataset& dataset, uint64_t example, int32_t end_of_reply) {
+Exchange last_reply(const Dataset& dataset, uint64_t example, int32_t end_of_reply) {
   const uint64_t begin = dataset.offsets[example], end = dataset.offsets[example + 1];
   uint64_t last = end;
   while (last > begin && !(dataset.weights[last - 1] > 0)) --last;
   uint64_t first = last;
   while (first > begin && dataset.weights[first - 1] > 0) --first;
-  Question question;
-  if (last == first || first == begin || dataset.tokens[last - 1] != end_of_reply) return question;
-  question.prompt = dataset.tokens.slice(begin, first);
-  question.reply = dataset.tokens.slice(first, last - 1);
-  return question;
+  Exchange exchange;
+  if (last == first || first == begin || dataset.tokens[last - 1] != end_of_reply) return exchange;
+  exchange.prompt = dataset.tokens.slice(begin, first);
+  exchange.reply = dataset.tokens.slice(first, last - 1);
+  return exchange;
 }
 
 void count(ExactMatch::Count& counter, bool right) {
@@ -55,24 +50,24 @@ ExactMatch exact_match(const LoadedModel& model, const Dataset& dataset,
   for (uint64_t example = 0; example < dataset.size() && result.all.asked < options.most;
        ++example) {
     signals::throw_if_stopped();
-    const Question question = last_reply(dataset, example, end_of_reply);
-    if (question.reply.empty()) {
+    const Exchange exchange = last_reply(dataset, example, end_of_reply);
+    if (exchange.reply.empty()) {
       ++result.skipped;
       continue;
     }
     SamplingOptions greedy;
     greedy.temperature = 0;
-    greedy.max_new_tokens = static_cast<int64_t>(question.reply.size()) + options.max_new_tokens;
+    greedy.max_new_tokens = static_cast<int64_t>(exchange.reply.size()) + options.max_new_tokens;
     decoder.clear();
-    const std::vector<int32_t> ids = generate(decoder, question.prompt, stops, greedy);
-    const std::string expected = trimmed(model.tokenizer->decode(question.reply));
+    const std::vector<int32_t> ids = generate(decoder, exchange.prompt, stops, greedy);
+    const std::string expected = trimmed(model.tokenizer->decode(exchange.reply));
     const std::string got = trimmed(model.tokenizer->decode(ids));
     count(result.all, got == expected);
     if (const uint64_t record = dataset.ids[example]; record < groups.size()) {
       count(result.by_group[groups[record]], got == expected);
     }
     if (result.shown.size() < options.show) {
-      result.shown.push_back({well_formed(model.tokenizer->decode(question.prompt)),
+      result.shown.push_back({well_formed(model.tokenizer->decode(exchange.prompt)),
                               well_formed(expected), well_formed(got)});
     }
     bar.update(result.all.asked);

@@ -9,8 +9,6 @@
 namespace train_sft {
 namespace {
 
-constexpr std::string_view kBlank = " \t\r\n";
-
 size_t count_lines(std::string_view text) {
   return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
 }

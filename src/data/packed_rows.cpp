@@ -14,15 +14,15 @@
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kMagic = 0x3173776f72746674;  // "tftrows1"
+constexpr uint64_t kRowsMagic = 0x3173776f72746674;  // "tftrows1"
 
-struct Header {
-  uint64_t magic = kMagic;
+struct RowsHeader {
+  uint64_t magic = kRowsMagic;
   uint64_t checksum = 0;  // XXH3-64 of all that follows
   uint64_t data_hash = 0;
   uint64_t rows = 0, examples = 0;
 };
-constexpr size_t kUnchecked = 2 * sizeof(uint64_t);
+constexpr size_t kRowsUnchecked = 2 * sizeof(uint64_t);
 
 std::vector<uint32_t> lengths_of(const Dataset& dataset, uint64_t block) {
   TRAIN_SFT_CHECK(dataset.size() < (uint64_t{1} << 32), "{} examples", dataset.size());
@@ -40,11 +40,11 @@ std::optional<RowColumns> read_rows(const std::string& path, const Dataset& data
   if (!path_exists(path)) return std::nullopt;
   const auto file = std::make_shared<const MappedFile>(path);
   const auto bytes = file->bytes();
-  Header header;
+  RowsHeader header;
   if (bytes.size() < sizeof header) return std::nullopt;
   std::memcpy(&header, bytes.data(), sizeof header);
-  const auto checked = bytes.subspan(kUnchecked);
-  const bool whole = header.magic == kMagic && header.data_hash == hash_string(dataset.hash) &&
+  const auto checked = bytes.subspan(kRowsUnchecked);
+  const bool whole = header.magic == kRowsMagic && header.data_hash == hash_string(dataset.hash) &&
                      header.examples == dataset.size() && header.rows <= header.examples &&
                      bytes.size() == sizeof header + (header.rows + 1) * sizeof(uint64_t) +
                                          header.examples * sizeof(uint32_t) &&
@@ -57,7 +57,7 @@ std::optional<RowColumns> read_rows(const std::string& path, const Dataset& data
 }
 
 void write_rows(const std::string& path, const Dataset& dataset, const RowColumns& rows) {
-  Header header;
+  RowsHeader header;
   header.data_hash = hash_string(dataset.hash);
   header.rows = rows.offsets.size() - 1;
   header.examples = rows.examples.size();
@@ -68,7 +68,7 @@ void write_rows(const std::string& path, const Dataset& dataset, const RowColumn
   };
   append(rows.offsets);
   append(rows.examples);
-  header.checksum = hash_string(std::string_view(contents).substr(kUnchecked));
+  header.checksum = hash_string(std::string_view(contents).substr(kRowsUnchecked));
   std::memcpy(contents.data(), &header, sizeof header);
   try {
     write_file_atomically(path, contents);

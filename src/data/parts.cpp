@@ -12,19 +12,19 @@
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kMagic = 0x31747261706b6f74;  // "tokpart1"
+constexpr uint64_t kPartMagic = 0x31747261706b6f74;  // "tokpart1"
 
-struct Header {
-  uint64_t magic = kMagic;
+struct PartHeader {
+  uint64_t magic = kPartMagic;
   uint64_t checksum = 0;  // XXH3-64 of all that follows
   uint64_t input_hash = 0;
   uint64_t pieces = 0, tokens = 0, runs = 0, unknown_bytes = 0;
   uint64_t token_bytes = 0;
 };
-constexpr size_t kUnchecked = 2 * sizeof(uint64_t);
+constexpr size_t kPartUnchecked = 2 * sizeof(uint64_t);
 
 uint64_t checksum_of_rest(std::span<const std::byte> bytes) {
-  const auto rest = bytes.subspan(kUnchecked);
+  const auto rest = bytes.subspan(kPartUnchecked);
   return hash_string({reinterpret_cast<const char*>(rest.data()), rest.size()});
 }
 
@@ -89,7 +89,7 @@ void PartWriter::add_unknown_vars(const Placeholders& names) {
 }
 
 std::vector<std::byte> PartWriter::finish(uint64_t input_hash) const {
-  Header header;
+  PartHeader header;
   header.input_hash = input_hash;
   header.pieces = pieces_.size();
   header.tokens = narrow_.size() + wide_.size();
@@ -97,7 +97,7 @@ std::vector<std::byte> PartWriter::finish(uint64_t input_hash) const {
   header.unknown_bytes = unknown_.size();
   header.token_bytes = static_cast<uint64_t>(token_bytes_);
   std::vector<std::byte> out;
-  append(out, std::span<const Header>(&header, 1));
+  append(out, std::span<const PartHeader>(&header, 1));
   append(out, std::span<const Piece>(pieces_));
   append(out, std::span<const uint16_t>(narrow_));
   append(out, std::span<const int32_t>(wide_));
@@ -112,8 +112,8 @@ Part::Part(std::shared_ptr<const void> owner, std::span<const std::byte> bytes,
            const std::string& where, bool check)
     : owner_(std::move(owner)) {
   Cutter cutter(bytes, where);
-  const Header header = cutter.take<Header>(1)[0];
-  if (header.magic != kMagic || (check && header.checksum != checksum_of_rest(bytes)) ||
+  const PartHeader header = cutter.take<PartHeader>(1)[0];
+  if (header.magic != kPartMagic || (check && header.checksum != checksum_of_rest(bytes)) ||
       (header.token_bytes != 2 && header.token_bytes != 4)) {
     throw DataError("{}: is not a whole part", where);
   }

@@ -11,7 +11,6 @@
 namespace train_sft {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::string_view kParquet = "PAR1";
 constexpr const char* kConvert = "Convert it: python scripts/to_jsonl.py FILE -o FILE.jsonl";
 

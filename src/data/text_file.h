@@ -9,6 +9,9 @@
 
 namespace train_sft {
 
+inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+inline constexpr std::string_view kBlank = " \t\r\n";
+
 // The whole of it, in memory (mapped, unless it is compressed: data_reader.h). Throws DataError
 // naming the byte or line for what is missing, empty, not UTF-8, damaged or cut short, and for
 // binary formats that are known (Parquet and the like) with the remedy.

@@ -10,9 +10,7 @@
 namespace train_sft {
 namespace {
 
-constexpr size_t kBlock = size_t{256} << 10;
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-constexpr std::string_view kBlank = " \t\r\n";
+constexpr size_t kStreamBlock = size_t{256} << 10;
 
 void remove_carriage_returns(std::string& text) {
   size_t kept = text.find('\r');
@@ -48,11 +46,11 @@ bool TextStream::read(std::string& out) {
   if (ended_) return false;
   block_ = std::exchange(carry_, {});
   const size_t left_over = block_.size();
-  block_.resize(left_over + kBlock);
+  block_.resize(left_over + kStreamBlock);
   const auto fresh = std::as_writable_bytes(std::span(block_)).subspan(left_over);
   const size_t count = file_.read(fresh);
   block_.resize(left_over + count);
-  ended_ = count < kBlock;
+  ended_ = count < kStreamBlock;
 
   if (head_.empty()) head_ = block_.substr(0, 16);
   check_utf8(ended_);

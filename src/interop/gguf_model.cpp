@@ -129,7 +129,7 @@ void read_embedding(const std::vector<SourceTensor>& tensors, ModelSource& model
     throw CheckpointError("{}: tensor 'token_embd.weight' is missing", model.path);
 }
 
-Expected expected_tensor(const ModelConfig& config, const std::string& parameter) {
+Expected expected_of_gguf(const ModelConfig& config, const std::string& parameter) {
   Expected expected{gguf_name(parameter)};
   switch (gguf_order(config, parameter)) {
     case GgufOrder::same:
@@ -175,7 +175,7 @@ ModelSource open_gguf(const std::string& path, const OpenOptions& options) {
   read_embedding(tensors, model);
   check_config(model);
   match_parameters(model, tensors,
-                   [&](const std::string& name) { return expected_tensor(model.config, name); });
+                   [&](const std::string& name) { return expected_of_gguf(model.config, name); });
   take_id(*file, "bos_token_id", "bos_token_id", model.special_ids);
   take_id(*file, "eos_token_id", "eos_token_id", model.special_ids);
   take_id(*file, "padding_token_id", "pad_token_id", model.special_ids);

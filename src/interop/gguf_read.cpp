@@ -8,6 +8,7 @@
 #include <numeric>
 #include <set>
 
+#include "interop/gguf_values.h"
 #include "interop/map_file.h"
 #include "train_sft/base/error.h"
 #include "train_sft/interop/gguf.h"
@@ -16,26 +17,9 @@ namespace train_sft {
 namespace {
 
 constexpr std::string_view kMagic = "GGUF";
-constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
 constexpr uint64_t kMaxKeyBytes = 65535;
 constexpr uint32_t kMaxDimensions = 4;
-
-enum ValueType : uint32_t {
-  kUint8,
-  kInt8,
-  kUint16,
-  kInt16,
-  kUint32,
-  kInt32,
-  kFloat32,
-  kBool,
-  kString,
-  kArray,
-  kUint64,
-  kInt64,
-  kFloat64
-};
 
 // Bytes of a value of this type at least; 0: no such type.
 uint64_t least_bytes(uint32_t type) {

@@ -15,7 +15,7 @@ namespace {
 // tokenizer.ggml.token_type.
 enum TokenType : int32_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
-const std::string kPrefix = "tokenizer.ggml.";
+const std::string kTokenizerPrefix = "tokenizer.ggml.";
 
 // ---- reading
 
@@ -29,15 +29,15 @@ std::pair<std::string, std::string> merge_parts(const std::string& merge, const 
 }
 
 int32_t id_or_none(const GgufFile& file, const char* key, size_t tokens) {
-  const int64_t id = file.integer_or(kPrefix + key, -1);
+  const int64_t id = file.integer_or(kTokenizerPrefix + key, -1);
   if (id >= static_cast<int64_t>(tokens))
     throw CheckpointError("{}: metadata '{}{}' is {}, but there are {} tokens", file.path(),
-                          kPrefix, key, id, tokens);
+                          kTokenizerPrefix, key, id, tokens);
   return id < 0 ? -1 : static_cast<int32_t>(id);
 }
 
 void read_token_types(const GgufFile& file, BpeDefinition& definition) {
-  const auto types = file.integers(kPrefix + "token_type");
+  const auto types = file.integers(kTokenizerPrefix + "token_type");
   if (!types.empty() && types.size() != definition.tokens.size())
     throw CheckpointError("{}: {} token types for {} tokens", file.path(), types.size(),
                           definition.tokens.size());
@@ -57,7 +57,7 @@ void read_token_types(const GgufFile& file, BpeDefinition& definition) {
 
 // Models whose text begins with bos say so; a post-processor tells tokenizers the same.
 std::string bos_post_processor(const GgufFile& file, const BpeDefinition& definition) {
-  if (!file.flag_or(kPrefix + "add_bos_token", false) || definition.bos_id < 0) return "";
+  if (!file.flag_or(kTokenizerPrefix + "add_bos_token", false) || definition.bos_id < 0) return "";
   const std::string& bos = definition.tokens[static_cast<size_t>(definition.bos_id)];
   const Json single = {{{"SpecialToken", {{"id", bos}, {"type_id", 0}}}},
                        {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}};
@@ -74,16 +74,17 @@ std::string bos_post_processor(const GgufFile& file, const BpeDefinition& defini
 
 BpeDefinition read_definition(const GgufFile& file) {
   BpeDefinition definition;
-  definition.tokens = file.texts(kPrefix + "tokens");
+  definition.tokens = file.texts(kTokenizerPrefix + "tokens");
   const size_t count = definition.tokens.size();
-  for (const std::string& merge : file.texts(kPrefix + "merges"))
+  for (const std::string& merge : file.texts(kTokenizerPrefix + "merges"))
     definition.merges.push_back(merge_parts(merge, file));
   read_token_types(file, definition);
   definition.bos_id = id_or_none(file, "bos_token_id", count);
   definition.eos_id = id_or_none(file, "eos_token_id", count);
   definition.pad_id = id_or_none(file, "padding_token_id", count);
   definition.post_processor = bos_post_processor(file, definition);
-  apply_gguf_pre_tokenizer(file.text_or(kPrefix + "pre", "gpt-2"), definition, file.path());
+  apply_gguf_pre_tokenizer(file.text_or(kTokenizerPrefix + "pre", "gpt-2"), definition,
+                           file.path());
   return definition;
 }
 
@@ -131,11 +132,11 @@ std::string add_bpe(GgufWriter& writer, const BpeTokenizer& tokenizer, int64_t r
   vocabulary.fill(rows);
   std::vector<std::string> merges;
   for (const auto& [left, right] : definition.merges) merges.push_back(left + " " + right);
-  writer.add(kPrefix + "model", std::string("gpt2"));
-  writer.add(kPrefix + "pre", *pre);
-  writer.add(kPrefix + "tokens", vocabulary.tokens);
-  writer.add(kPrefix + "token_type", vocabulary.types);
-  writer.add(kPrefix + "merges", merges);
+  writer.add(kTokenizerPrefix + "model", std::string("gpt2"));
+  writer.add(kTokenizerPrefix + "pre", *pre);
+  writer.add(kTokenizerPrefix + "tokens", vocabulary.tokens);
+  writer.add(kTokenizerPrefix + "token_type", vocabulary.types);
+  writer.add(kTokenizerPrefix + "merges", merges);
   return definition.normalizer == Normalizer::nfc
              ? "its tokenizer brings text to NFC first, which llama.cpp does not"
              : "";
@@ -153,26 +154,26 @@ std::string add_sentencepiece(GgufWriter& writer, const std::string& path, int64
   }
   vocabulary.fill(rows);
   scores.resize(vocabulary.tokens.size(), -10000.0f);
-  writer.add(kPrefix + "model", std::string(unigram ? "t5" : "llama"));
-  writer.add(kPrefix + "pre", std::string("default"));
-  writer.add(kPrefix + "tokens", vocabulary.tokens);
-  writer.add(kPrefix + "scores", scores);
-  writer.add(kPrefix + "token_type", vocabulary.types);
-  writer.add(kPrefix + "add_space_prefix", model.add_dummy_prefix);
-  writer.add(kPrefix + "remove_extra_whitespaces", model.remove_extra_whitespaces);
+  writer.add(kTokenizerPrefix + "model", std::string(unigram ? "t5" : "llama"));
+  writer.add(kTokenizerPrefix + "pre", std::string("default"));
+  writer.add(kTokenizerPrefix + "tokens", vocabulary.tokens);
+  writer.add(kTokenizerPrefix + "scores", scores);
+  writer.add(kTokenizerPrefix + "token_type", vocabulary.types);
+  writer.add(kTokenizerPrefix + "add_space_prefix", model.add_dummy_prefix);
+  writer.add(kTokenizerPrefix + "remove_extra_whitespaces", model.remove_extra_whitespaces);
   return model.normalization_map.empty()
              ? ""
              : "its tokenizer normalises text first, which llama.cpp does not";
 }
 
 void add_id(GgufWriter& writer, const char* key, int32_t id) {
-  if (id >= 0) writer.add(kPrefix + key, static_cast<uint32_t>(id));
+  if (id >= 0) writer.add(kTokenizerPrefix + key, static_cast<uint32_t>(id));
 }
 
 }  // namespace
 
 std::unique_ptr<Tokenizer> tokenizer_of_gguf(const GgufFile& file) {
-  const std::string kind = file.text_or(kPrefix + "model", "none");
+  const std::string kind = file.text_or(kTokenizerPrefix + "model", "none");
   if (kind == "none" || kind == "no_vocab") return nullptr;
   if (kind != "gpt2")
     throw CheckpointError(
@@ -199,7 +200,7 @@ std::string add_tokenizer(GgufWriter& writer, const std::string& directory, int6
   add_id(writer, "padding_token_id", tokenizer->pad_id());
   const Json config = tokenizer_config(directory);
   const auto add_bos = config.find("add_bos_token");
-  writer.add(kPrefix + "add_bos_token",
+  writer.add(kTokenizerPrefix + "add_bos_token",
              add_bos != config.end() && add_bos->is_boolean() && add_bos->get<bool>());
   const std::string chat = stored_chat_template(directory);
   if (!chat.empty()) writer.add("tokenizer.chat_template", chat);

@@ -1,22 +1,11 @@
-#include <cstring>
 
+#include "interop/append_bytes.h"
+#include "interop/gguf_values.h"
 #include "train_sft/base/error.h"
 #include "train_sft/interop/gguf.h"
 
 namespace train_sft {
 namespace {
-
-constexpr uint64_t kAlignment = 32;  // the format's default
-
-// Value types of the format.
-constexpr uint32_t kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kString = 8, kArray = 9;
-
-template <typename T>
-void append(std::string& out, T value) {
-  char bytes[sizeof(T)];
-  std::memcpy(bytes, &value, sizeof(T));
-  out.append(bytes, sizeof(T));
-}
 
 void append_text(std::string& out, const std::string& text) {
   append(out, uint64_t{text.size()});
@@ -24,7 +13,7 @@ void append_text(std::string& out, const std::string& text) {
 }
 
 uint64_t padding(uint64_t size) {
-  return (kAlignment - size % kAlignment) % kAlignment;
+  return (kDefaultAlignment - size % kDefaultAlignment) % kDefaultAlignment;
 }
 
 }  // namespace

@@ -14,15 +14,15 @@ namespace {
 constexpr uint64_t kHeaderBytes = 1024;
 constexpr int32_t kFloat32Version = 3, kBfloat16Version = 5;
 
-struct Header {
+struct LlmcHeader {
   int32_t magic, version, block_size, vocab_size, n_layer, n_head, n_embd, padded_vocab;
 };
 
-Header read_header(std::span<const std::byte> bytes, const std::string& path) {
+LlmcHeader read_header(std::span<const std::byte> bytes, const std::string& path) {
   if (bytes.size() < kHeaderBytes)
     throw CheckpointError("{}: {} bytes are too few for llm.c's header of {}", path, bytes.size(),
                           kHeaderBytes);
-  Header header;
+  LlmcHeader header;
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.version != kFloat32Version && header.version != kBfloat16Version)
     throw CheckpointError(
@@ -99,7 +99,7 @@ std::vector<SourceTensor> cut_tensors(Cutter& cutter, const ModelConfig& config,
   return tensors;
 }
 
-Expected expected_tensor(const std::string& name) {
+Expected expected_of_llmc(const std::string& name) {
   Expected expected{name};
   if (is_conv1d_weight(name)) expected.rearrange = Rearrange::transpose;
   return expected;
@@ -109,7 +109,7 @@ Expected expected_tensor(const std::string& name) {
 
 ModelSource open_llmc(const std::string& path) {
   const auto file = std::make_shared<const MappedFile>(map_model_file(path));
-  const Header header = read_header(file->bytes(), path);
+  const LlmcHeader header = read_header(file->bytes(), path);
   ModelSource model;
   model.path = path;
   model.format = "llm.c .bin";
@@ -129,7 +129,7 @@ ModelSource open_llmc(const std::string& path) {
     throw CheckpointError(
         "{}: {} bytes follow the last parameter; the header does not fit the file", path,
         cutter.left());
-  match_parameters(model, tensors, expected_tensor);
+  match_parameters(model, tensors, expected_of_llmc);
   return model;
 }
 

@@ -43,7 +43,8 @@ bool begins_with(const std::string& path, std::string_view magic) {
 
 void match_parameters(ModelSource& model, const std::vector<SourceTensor>& tensors,
                       const std::function<Expected(const std::string& parameter)>& expected) {
-  // Said before a layout of as many layers is made: a number in a small file costs nothing to write.
+  // Said before a layout of as many layers is made: a number in a small file costs nothing to
+  // write.
   if (model.config.n_layer > static_cast<int64_t>(tensors.size()))
     throw CheckpointError("{}: announces {} layers and holds {} tensors", model.path,
                           model.config.n_layer, tensors.size());

@@ -161,7 +161,7 @@ bool drop_tied_head(std::vector<SourceTensor>& tensors, const std::string& path)
   return true;
 }
 
-Expected expected_tensor(const std::string& name) {
+Expected expected_of_nanogpt(const std::string& name) {
   Expected expected{name};
   expected.optional = name.ends_with(".bias");  // nanoGPT's bias=False
   if (is_conv1d_weight(name)) expected.rearrange = Rearrange::transpose;
@@ -184,7 +184,7 @@ ModelSource open_torch(const std::string& path, const OpenOptions& options) {
   model.config = read_config(tensors, heads_of(*file, options, path), path);
   model.config.tie_embeddings = drop_tied_head(tensors, path);
   check_config(model);
-  match_parameters(model, tensors, expected_tensor);
+  match_parameters(model, tensors, expected_of_nanogpt);
   model.notes.emplace_back(
       "nanoGPT's own model.py computes GELU exactly, GPT-2 (and this program) by its tanh form: "
       "logits of a model trained there differ by some 1e-3");

@@ -11,7 +11,7 @@ constexpr uint32_t kEndSignature = 0x06054b50, kEnd64Signature = 0x06064b50,
                    kLocator64Signature = 0x07064b50, kEntrySignature = 0x02014b50,
                    kLocalSignature = 0x04034b50;
 constexpr uint64_t kEndBytes = 22, kEnd64Bytes = 56, kLocatorBytes = 20, kEntryBytes = 46,
-                   kLocalBytes = 30;
+                   kLeastLocalBytes = 30;
 constexpr uint64_t kMaxComment = 65535;
 
 class Records {
@@ -152,11 +152,11 @@ ZipFile::ZipFile(const std::string& path) : file_(map_model_file(path)) {
     const Entry entry = read_entry(file, at);
     at = entry.next;
     const char* what = "a member's header";
-    file.require(entry.offset, kLocalBytes, what);
+    file.require(entry.offset, kLeastLocalBytes, what);
     if (file.number<uint32_t>(entry.offset, what) != kLocalSignature)
       throw CheckpointError("{}: member '{}' has no header at byte {}", path, entry.name,
                             entry.offset);
-    const uint64_t data = entry.offset + kLocalBytes +
+    const uint64_t data = entry.offset + kLeastLocalBytes +
                           file.number<uint16_t>(entry.offset + 26, what) +
                           file.number<uint16_t>(entry.offset + 28, what);
     if (!members_.emplace(entry.name, file.bytes(data, entry.stored, "a member")).second)

@@ -1,24 +1,17 @@
 #include <zlib.h>
 
-#include <cstring>
 #include <vector>
 
+#include "interop/append_bytes.h"
 #include "interop/zip_file.h"
 #include "train_sft/base/error.h"
 
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kAlignment = 64;
-constexpr uint64_t kLocalBytes = 30;
+constexpr uint64_t kDataAlignment = 64;
+constexpr uint64_t kLocalHeaderBytes = 30;
 constexpr uint16_t kPaddingField = 0x4246;  // "FB": what torch pads with
-
-template <typename T>
-void append(std::string& out, T value) {
-  char bytes[sizeof(T)];
-  std::memcpy(bytes, &value, sizeof(T));
-  out.append(bytes, sizeof(T));
-}
 
 uint32_t crc_of(std::span<const std::byte> bytes) {
   uLong crc = crc32_z(0, nullptr, 0);
@@ -72,8 +65,9 @@ void ZipWriter::add(const std::string& name, std::span<const std::byte> bytes) {
     append(extra, uint64_t{bytes.size()});
     append(extra, uint64_t{bytes.size()});
   }
-  const uint64_t begin = offset + kLocalBytes + name.size() + extra.size() + 4;
-  const auto padding = static_cast<uint16_t>((kAlignment - begin % kAlignment) % kAlignment);
+  const uint64_t begin = offset + kLocalHeaderBytes + name.size() + extra.size() + 4;
+  const auto padding =
+      static_cast<uint16_t>((kDataAlignment - begin % kDataAlignment) % kDataAlignment);
   append(extra, kPaddingField);
   append(extra, padding);
   extra.append(padding, 'Z');

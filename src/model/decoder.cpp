@@ -22,11 +22,6 @@ namespace {
 // A long prompt is fed in pieces: activations stay small, products stay large.
 constexpr int64_t kPiece = 256;
 
-// [block_size, Hkv, D] each.
-struct LayerCache {
-  at::Tensor keys, values;
-};
-
 }  // namespace
 
 struct Decoder::State {
@@ -51,6 +46,10 @@ struct Decoder::State {
   void layer(size_t l, int64_t count);
   void remember(size_t l, int64_t count);
   void read_logits(int64_t count);
+
+  struct LayerCache {
+    at::Tensor keys, values;  // [block_size, Hkv, D]
+  };
 
   ModelConfig config;
   ModelWeights weights;

@@ -9,14 +9,14 @@
 namespace train_sft::ops {
 namespace {
 
-struct Shape {
+struct LoraShape {
   int64_t N, in, out, rank, low;  // low: columns of the low-rank activations, rank × targets
 };
 
-Shape shape_of(const at::Tensor& out, const at::Tensor& input, const Lora& lora) {
+LoraShape lora_shape(const at::Tensor& out, const at::Tensor& input, const Lora& lora) {
   const int64_t targets = static_cast<int64_t>(lora.targets.size());
-  const Shape s{rows_of(input), columns_of(input), columns_of(out),
-                rows_of(lora.a) / std::max<int64_t>(targets, 1), rows_of(lora.a)};
+  const LoraShape s{rows_of(input), columns_of(input), columns_of(out),
+                    rows_of(lora.a) / std::max<int64_t>(targets, 1), rows_of(lora.a)};
   TRAIN_SFT_CHECK(targets > 0 && s.rank * targets == s.low, "{} rows of A for {} targets", s.low,
                   targets);
   TRAIN_SFT_CHECK(rows_of(out) == s.N, "{} rows out, {} in", rows_of(out), s.N);
@@ -41,7 +41,7 @@ void multiply(T* values, int64_t count, double scale) {
 void lora_forward(const at::Tensor& out, const at::Tensor& low, const at::Tensor& input,
                   const Lora& lora) {
   const profile::Scope scope("LoRA forward");
-  const Shape s = shape_of(out, input, lora);
+  const LoraShape s = lora_shape(out, input, lora);
   for_dtype(out.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, s.N * s.out);
     T* xa = data_of<T>(low, s.N * s.low);
@@ -64,7 +64,7 @@ void lora_backward(const at::Tensor& grad_input, const at::Tensor& grad_low,
                    const at::Tensor& grad_out, const at::Tensor& input, const at::Tensor& low,
                    const Lora& lora) {
   const profile::Scope scope("LoRA backward");
-  const Shape s = shape_of(grad_out, input, lora);
+  const LoraShape s = lora_shape(grad_out, input, lora);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
     const T* dy = data_of<T>(grad_out, s.N * s.out);

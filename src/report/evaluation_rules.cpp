@@ -10,12 +10,12 @@
 namespace train_sft {
 namespace {
 
-constexpr size_t kRising = 3;        // evaluations in a row
-constexpr double kRise = 0.005;      // above the best, in all
-constexpr double kForgotten = 0.02;  // above the lowest of a named set
+constexpr size_t kRising = 3;              // evaluations in a row
+constexpr double kValidationRise = 0.005;  // above the best, in all
+constexpr double kForgotten = 0.02;        // above the lowest of a named set
 constexpr size_t kPlateauEvals = 6;
-constexpr double kStandstill = 0.003;  // of the best loss, over the last quarter of evaluations
-constexpr double kAnnealed = 0.3;  // below this part of the peak rate a curve flattens by design
+constexpr double kValidationStandstill =
+    0.003;  // of the best loss, over the last quarter of evaluations
 constexpr std::array<double, 9> kMilestones = {1000, 300, 100, 50, 20, 10, 5, 3, 2};
 
 using Evaluations = std::vector<Evaluation>;
@@ -38,7 +38,7 @@ bool keeps_rising(const Evaluations& evaluations) {
 bool has_risen(const Evaluations& evaluations, size_t best) {
   if (evaluations.size() - 1 - best < 2 * kRising) return false;
   for (size_t i = evaluations.size() - kRising; i < evaluations.size(); ++i)
-    if (evaluations[i].loss <= (1 + 2 * kRise) * evaluations[best].loss) return false;
+    if (evaluations[i].loss <= (1 + 2 * kValidationRise) * evaluations[best].loss) return false;
   return true;
 }
 
@@ -51,7 +51,8 @@ std::optional<Finding> over_fitting(const History& history) {
   const Evaluations& evals = history.evaluations();
   const size_t best = lowest(evals);
   const Evaluation &bottom = evals[best], &now = evals.back();
-  if (now.loss < (1 + kRise) * bottom.loss || !(keeps_rising(evals) || has_risen(evals, best)))
+  if (now.loss < (1 + kValidationRise) * bottom.loss ||
+      !(keeps_rising(evals) || has_risen(evals, best)))
     return std::nullopt;
   const std::vector<double> then = history.losses_until(bottom.step, kWindow),
                             late = history.losses_until(now.step, kWindow);
@@ -75,7 +76,8 @@ std::optional<Finding> plateau(const History& history) {
   const Evaluations before(evals.begin(), evals.end() - static_cast<std::ptrdiff_t>(late));
   const Evaluations after(evals.end() - static_cast<std::ptrdiff_t>(late), evals.end());
   const double then = before[lowest(before)].loss, now = after[lowest(after)].loss;
-  if (now < (1 - kStandstill) * then || after.back().loss > (1 + kStandstill) * then)
+  if (now < (1 - kValidationStandstill) * then ||
+      after.back().loss > (1 + kValidationStandstill) * then)
     return std::nullopt;
   return Finding{before[lowest(before)].step,
                  fmt::format("validation stands still: {:.4f} at best in the last {} evaluations, "
@@ -122,7 +124,7 @@ std::optional<Finding> perplexity_milestone(const History& history) {
       "A milestone, not a warning."};
 }
 
-constexpr std::array<SignRule, 4> kRules = {{
+constexpr std::array<SignRule, 4> kEvaluationRules = {{
     {"over_fitting", Sign::Level::warning, over_fitting},
     {"plateau", Sign::Level::warning, plateau},
     {"forgetting", Sign::Level::warning, forgetting},
@@ -132,7 +134,7 @@ constexpr std::array<SignRule, 4> kRules = {{
 }  // namespace
 
 std::span<const SignRule> evaluation_rules() {
-  return kRules;
+  return kEvaluationRules;
 }
 
 }  // namespace train_sft

@@ -11,12 +11,12 @@ namespace {
 
 // A new model's first gradients are large; what counts is a norm that stays so.
 constexpr double kHighNorm = 2;
-constexpr size_t kSettled = 15;      // records after warm-up
-constexpr double kRise = 2.5;        // times the lowest
+constexpr size_t kNormSettled = 15;  // records after warm-up
+constexpr double kNormRise = 2.5;    // times the lowest
 constexpr size_t kRiseRecords = 30;  // after warm-up
 
 std::optional<Finding> grad_norm_high(const History& history) {
-  if (history.after_warmup() < kSettled) return std::nullopt;
+  if (history.after_warmup() < kNormSettled) return std::nullopt;
   const std::vector<double> norms = history.last_values(&Record::grad_norm, kWindow);
   if (norms.size() < kWindow || median(norms) <= kHighNorm) return std::nullopt;
   return Finding{
@@ -37,7 +37,7 @@ std::optional<Finding> grad_norm_rising(const History& history) {
   const std::vector<double> before = history.last_values(&Record::grad_norm, kWindow, kWindow);
   if (now.size() < kWindow || before.size() < kWindow) return std::nullopt;
   const double norm = median(now), norm_before = median(before);
-  if (norm < kRise * lowest->median || norm < norm_before || norm_before < lowest->median)
+  if (norm < kNormRise * lowest->median || norm < norm_before || norm_before < lowest->median)
     return std::nullopt;
   return Finding{lowest->step,
                  fmt::format("the gradient norm rose from {:.3f} at step {} to {:.3f} (medians of "
@@ -72,7 +72,7 @@ std::optional<Finding> non_finite(const History& history) {
                  "start from a checkpoint before it began."};
 }
 
-constexpr std::array<SignRule, 4> kRules = {{
+constexpr std::array<SignRule, 4> kGradientRules = {{
     {"grad_norm_high", Sign::Level::warning, grad_norm_high},
     {"grad_norm_rising", Sign::Level::warning, grad_norm_rising},
     {"loss_spike", Sign::Level::warning, loss_spike},
@@ -82,7 +82,7 @@ constexpr std::array<SignRule, 4> kRules = {{
 }  // namespace
 
 std::span<const SignRule> gradient_rules() {
-  return kRules;
+  return kGradientRules;
 }
 
 }  // namespace train_sft

@@ -23,7 +23,6 @@ constexpr size_t kFirst = 5;            // records
 constexpr double kSlow = 0.05;          // of the first losses, in all
 constexpr size_t kPlateauRecords = 60;  // after warm-up
 constexpr double kStandstill = 0.01;
-constexpr double kAnnealed = 0.3;  // below this part of the peak rate a curve flattens by design
 
 double joint_error(const Level& a, const Level& b) {
   return std::hypot(a.error, b.error);
@@ -134,7 +133,7 @@ std::optional<Finding> training_plateau(const History& history) {
                  "here."};
 }
 
-constexpr std::array<SignRule, 4> kRules = {{
+constexpr std::array<SignRule, 4> kLossRules = {{
     {"not_learning", Sign::Level::warning, not_learning},
     {"lr_too_high", Sign::Level::warning, lr_too_high},
     {"lr_too_low", Sign::Level::warning, lr_too_low},
@@ -144,7 +143,7 @@ constexpr std::array<SignRule, 4> kRules = {{
 }  // namespace
 
 std::span<const SignRule> loss_rules() {
-  return kRules;
+  return kLossRules;
 }
 
 }  // namespace train_sft

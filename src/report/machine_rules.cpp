@@ -66,7 +66,7 @@ std::optional<Finding> memory_near_limit(const History& history) {
                  "by the same factor (the result is the same), or close other programs."};
 }
 
-constexpr std::array<SignRule, 3> kRules = {{
+constexpr std::array<SignRule, 3> kMachineRules = {{
     {"data_wait", Sign::Level::warning, data_wait},
     {"throughput_dropping", Sign::Level::warning, throughput_dropping},
     {"memory_near_limit", Sign::Level::warning, memory_near_limit},
@@ -75,7 +75,7 @@ constexpr std::array<SignRule, 3> kRules = {{
 }  // namespace
 
 std::span<const SignRule> machine_rules() {
-  return kRules;
+  return kMachineRules;
 }
 
 }  // namespace train_sft

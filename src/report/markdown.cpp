@@ -85,7 +85,7 @@ std::string last_samples(const RunFiles& run) {
   return text;
 }
 
-std::string section(const char* title, const std::string& content) {
+std::string part(const char* title, const std::string& content) {
   return content.empty() ? "" : fmt::format("## {}\n\n{}\n", title, content);
 }
 
@@ -95,23 +95,23 @@ std::string markdown_card(const RunFiles& run) {
   std::string text =
       "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- train_sft\n---\n\n";
   text += fmt::format("# {}\n\n{}\n\n", plain(run.name), plain(summary_sentence(run)));
-  text += section("Results", table("measure", "value", results(run)));
-  text += section("Model", table("part", "value", object_rows(value_at(run.card, {"model"}))));
-  text += section("Training data",
-                  table("measure", "value",
-                        line("files", value_text(value_at(run.card, {"data", "files"}))) +
-                            object_rows(value_at(run.card, {"data", "train"}))));
-  text += section("Settings", table("setting", "value", given_rows(run.settings)) +
-                                  "Every other setting: train_sft's default.\n");
+  text += part("Results", table("measure", "value", results(run)));
+  text += part("Model", table("part", "value", object_rows(value_at(run.card, {"model"}))));
+  text +=
+      part("Training data", table("measure", "value",
+                                  line("files", value_text(value_at(run.card, {"data", "files"}))) +
+                                      object_rows(value_at(run.card, {"data", "train"}))));
+  text += part("Settings", table("setting", "value", given_rows(run.settings)) +
+                               "Every other setting: train_sft's default.\n");
   std::string signs;
   for (const Sign& sign : run.signs)
     if (sign.level == Sign::Level::warning)
       signs += fmt::format("- {} at step {}: {}\n", plain(sign.rule), grouped(sign.step),
                            plain(sign.evidence));
-  text += section("Signs seen in training", signs);
-  text += section("Samples", last_samples(run));
-  return text + section("Environment",
-                        table("part", "value", object_rows(value_at(run.card, {"environment"}))));
+  text += part("Signs seen in training", signs);
+  text += part("Samples", last_samples(run));
+  return text + part("Environment",
+                     table("part", "value", object_rows(value_at(run.card, {"environment"}))));
 }
 
 }  // namespace train_sft

@@ -12,6 +12,9 @@
 
 namespace train_sft {
 
+// Below this part of the peak rate a curve flattens by design.
+inline constexpr double kAnnealed = 0.3;
+
 struct Finding {
   int64_t from_step = 0;
   std::string evidence, advice;

@@ -17,7 +17,7 @@
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
+constexpr uint64_t kMaxTokenizerBytes = uint64_t{256} << 20;
 constexpr int64_t kMaxId = (int64_t{1} << 24) - 1;
 constexpr size_t kMaxUnusedIds = size_t{1} << 16;
 constexpr size_t kMaxSteps = 32;
@@ -220,7 +220,7 @@ void check_post_processor(const Fields& fields) {
 
 BpeDefinition read_bpe_definition(const std::string& tokenizer_json_path) {
   const std::string& path = tokenizer_json_path;
-  const MapJson json = parse_map_json(read_file(path, kMaxFileBytes), path);
+  const MapJson json = parse_map_json(read_file(path, kMaxTokenizerBytes), path);
   const Fields root(json, path);
   BpeDefinition definition;
   read_model(root.object("model"), definition);

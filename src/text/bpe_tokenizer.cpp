@@ -18,7 +18,7 @@
 namespace train_sft {
 namespace {
 
-std::atomic<uint32_t> next_instance{1};
+std::atomic<uint32_t> next_bpe{1};
 
 // Added tokens by id; the definition's order does not matter.
 BpeDefinition checked(BpeDefinition definition, const std::string& where) {
@@ -62,7 +62,7 @@ ByteLevelBpe::ByteLevelBpe(BpeDefinition definition, const std::string& where)
                           std::none_of(definition_.added_tokens.begin(),
                                        definition_.added_tokens.end(), crosses_spaces)),
       fingerprint_(fingerprint_of(definition_)),
-      instance_(next_instance++) {
+      instance_(next_bpe++) {
   for (const AddedToken& token : definition_.added_tokens) {
     if (!token.special) continue;
     special_[static_cast<size_t>(token.id)] = true;

@@ -7,17 +7,15 @@
 namespace train_sft {
 namespace {
 
-using Kind = PreTokenizerStep::Kind;
-
 PreTokenizerStep split(std::string_view pattern) {
   PreTokenizerStep step;
-  step.kind = Kind::split;
+  step.kind = PreTokenizerStep::Kind::split;
   step.pattern = pattern;
   return step;
 }
 PreTokenizerStep single_digits() {
   PreTokenizerStep step;
-  step.kind = Kind::digits;
+  step.kind = PreTokenizerStep::Kind::digits;
   step.individual_digits = true;
   return step;
 }
@@ -56,11 +54,11 @@ const std::vector<Known>& known_names() {
 bool same_step(const PreTokenizerStep& a, const PreTokenizerStep& b) {
   if (a.kind != b.kind) return false;
   switch (a.kind) {
-    case Kind::split:
+    case PreTokenizerStep::Kind::split:
       return a.pattern == b.pattern;
-    case Kind::digits:
+    case PreTokenizerStep::Kind::digits:
       return a.individual_digits == b.individual_digits;
-    case Kind::byte_level:
+    case PreTokenizerStep::Kind::byte_level:
       return a.use_regex == b.use_regex && a.add_prefix_space == b.add_prefix_space;
   }
   return false;

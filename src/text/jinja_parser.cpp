@@ -9,7 +9,7 @@ namespace {
 
 using Kind = Token::Kind;
 using Names = std::vector<std::string>;
-constexpr int kDeepest = 100;
+constexpr int kDeepestParse = 100;
 
 ExpressionPtr make(Expression::Kind kind, std::string text = {}) {
   auto expression = std::make_unique<Expression>();
@@ -84,7 +84,7 @@ class Parser {
 
   struct Depth {
     explicit Depth(Parser& parser) : parser_(parser) {
-      if (++parser_.depth_ > kDeepest) parser_.fail("nested too deeply");
+      if (++parser_.depth_ > kDeepestParse) parser_.fail("nested too deeply");
     }
     ~Depth() { --parser_.depth_; }
     Depth(const Depth&) = delete;

@@ -8,7 +8,7 @@ namespace {
 constexpr uint64_t kMostSteps = 20'000'000;
 constexpr uint64_t kLargestValue = 200'000;
 constexpr size_t kLongestOutput = size_t{8} << 20;
-constexpr int kDeepest = 2000;
+constexpr int kDeepestRender = 2000;
 
 enum class Flow { on, leave, next };
 
@@ -165,7 +165,7 @@ class Renderer {
   // -- expressions
 
   Json value_of(const Expression& e) {
-    if (++depth_ > kDeepest) throw DataError("chat template: nested too deeply");
+    if (++depth_ > kDeepestRender) throw DataError("chat template: nested too deeply");
     Json value = evaluated(e);
     --depth_;
     step(size_of(value));
@@ -284,7 +284,7 @@ class Renderer {
   }
 
   Json call_macro(const Node& macro, const Arguments& given) {
-    if (++depth_ > kDeepest / 20) throw DataError("chat template: macros nested too deeply");
+    if (++depth_ > kDeepestRender / 20) throw DataError("chat template: macros nested too deeply");
     Scope scope;
     for (size_t i = 0; i < macro.names.size(); ++i) {
       Json value = given.get(i, macro.names[i]);

@@ -11,7 +11,6 @@
 namespace train_sft {
 namespace {
 
-constexpr uint32_t kCodes = 0x110000;
 constexpr auto kOptions = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
 

@@ -11,18 +11,12 @@
 namespace train_sft {
 namespace {
 
-using Kind = TemplatePart::Kind;
-
 // Stand for the tokenizer's own tokens while a template is cut; no template holds control
 // characters.
 constexpr std::string_view kBosMark = "\x01";
 constexpr std::string_view kEosMark = "\x02";
 constexpr std::array<Role, kRoles> kAllRoles = {Role::system, Role::user, Role::assistant,
                                                 Role::tool};
-
-size_t at(Role role) {
-  return static_cast<size_t>(role);
-}
 
 std::string mark(size_t i) {
   return fmt::format("QxZ{}ZxQ", i);
@@ -78,7 +72,7 @@ TemplateParts parts_of(const std::string& text) {
   TemplateParts parts;
   std::string pending;
   const auto flush = [&] {
-    if (!pending.empty()) parts.push_back({Kind::mixed, std::exchange(pending, {})});
+    if (!pending.empty()) parts.push_back({TemplatePart::Kind::mixed, std::exchange(pending, {})});
   };
   for (const char c : text) {
     if (c != kBosMark[0] && c != kEosMark[0]) {
@@ -86,7 +80,8 @@ TemplateParts parts_of(const std::string& text) {
       continue;
     }
     flush();
-    parts.push_back({Kind::token, std::string(c == kBosMark[0] ? kBosToken : kEosToken)});
+    parts.push_back(
+        {TemplatePart::Kind::token, std::string(c == kBosMark[0] ? kBosToken : kEosToken)});
   }
   flush();
   return parts;
@@ -204,7 +199,7 @@ class Recogniser {
   // Templates of ours have a place for an alpaca record's input.
   void input() {
     all_.start_with_input = all_.start[at(Role::user)];
-    all_.input = {{Kind::text, "\n"}};
+    all_.input = {{TemplatePart::Kind::text, "\n"}};
     const auto text = probe_.prompt({{Role::user, mark(0), 1.0F, mark(1)}});
     if (!text) return;
     const size_t content = text->find(mark(0));

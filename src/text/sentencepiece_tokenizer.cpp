@@ -31,7 +31,7 @@ struct SegmentCache {
 };
 thread_local SegmentCache segment_cache;
 
-std::atomic<uint64_t> next_instance{1};
+std::atomic<uint64_t> next_sentencepiece{1};
 
 std::string bytes_of_piece(const SentencepieceModel::Piece& piece, const std::string& where) {
   switch (piece.type) {
@@ -97,7 +97,7 @@ std::string with_spaces(std::string_view piece) {
 SentencepieceTokenizer::SentencepieceTokenizer(std::string model_bytes, const std::string& where)
     : model_bytes_(std::move(model_bytes)),
       model_(parse_sentencepiece_model(model_bytes_, where)),
-      instance_(next_instance++) {
+      instance_(next_sentencepiece++) {
   const auto status = processor_.LoadFromSerializedProto(model_bytes_);
   if (!status.ok()) {
     throw DataError("{}: sentencepiece cannot load this model: {}", where, status.ToString());

@@ -7,8 +7,6 @@
 namespace train_sft {
 namespace {
 
-using Kind = TemplatePart::Kind;
-
 void append(TemplateParts& out, const TemplateParts& parts) {
   out.insert(out.end(), parts.begin(), parts.end());
 }
@@ -30,7 +28,7 @@ TemplateParts start(const TemplateFormat& format, Role role,
     return out;
   }
   append(out, prefix_at_start(system));
-  out.push_back({Kind::text, *default_system});
+  out.push_back({TemplatePart::Kind::text, *default_system});
   append(out, system.suffix);
   if (takes_prefix_after(system, role)) append(out, format.role(role).prefix);
   return out;
@@ -59,8 +57,8 @@ std::string expression(const TemplateParts& parts) {
   std::string out;
   for (const TemplatePart& part : parts) {
     if (!out.empty()) out += " + ";
-    const bool variable =
-        part.kind == Kind::token && (part.text == kBosToken || part.text == kEosToken);
+    const bool variable = part.kind == TemplatePart::Kind::token &&
+                          (part.text == kBosToken || part.text == kEosToken);
     out += variable ? part.text : quoted(part.text);
   }
   return out;
@@ -83,7 +81,7 @@ std::string default_system_jinja(const TemplateFormat& format) {
   const auto with = [&](const std::string& text) {
     const RoleFormat& system = format.role(Role::system);
     TemplateParts parts = prefix_at_start(system);
-    parts.push_back({Kind::text, text});
+    parts.push_back({TemplatePart::Kind::text, text});
     append(parts, system.suffix);
     return shown(parts);
   };
@@ -173,7 +171,7 @@ namespace {
 TemplateParts parts_of(const Json& value, const std::string& field, const std::string& where) {
   if (value.is_string()) {
     if (value.get_ref<const std::string&>().empty()) return {};
-    return {{Kind::text, value.get<std::string>()}};
+    return {{TemplatePart::Kind::text, value.get<std::string>()}};
   }
   if (!value.is_array()) {
     throw DataError("{}: field '{}' is {}, expected a text or a list of texts and tokens", where,
@@ -189,7 +187,8 @@ TemplateParts parts_of(const Json& value, const std::string& field, const std::s
     }
     const Json& text = token ? part["token"] : part;
     if (!text.get_ref<const std::string&>().empty()) {
-      out.push_back({token ? Kind::token : Kind::text, text.get<std::string>()});
+      out.push_back(
+          {token ? TemplatePart::Kind::token : TemplatePart::Kind::text, text.get<std::string>()});
     }
   }
   return out;
@@ -249,7 +248,7 @@ TemplateFormat parse_template_format(const Json& json, const std::string& where)
       throw DataError("{}: a chat template needs the field '{}'", where, role_name(role));
   }
   const TemplateParts& end = format.role(Role::assistant).suffix;
-  if (end.empty() || end.front().kind != Kind::token) {
+  if (end.empty() || end.front().kind != TemplatePart::Kind::token) {
     throw DataError(
         "{}: field 'assistant.suffix' must begin with the token that ends a reply, as in "
         "[{{\"token\": \"eos_token\"}}]",
@@ -267,7 +266,7 @@ TemplateFormat parse_template_format(const Json& json, const std::string& where)
   RoleFormat& system = format.roles[static_cast<size_t>(Role::system)];
   if (!system.defined) {
     system = format.role(Role::user);
-    system.suffix = {{Kind::text, "\n\n"}};
+    system.suffix = {{TemplatePart::Kind::text, "\n\n"}};
     system.joins_next = true;
     return format;
   }

@@ -16,6 +16,10 @@ namespace train_sft {
 inline constexpr std::string_view kBosToken = "bos_token";  // the tokenizer's own, as in Jinja
 inline constexpr std::string_view kEosToken = "eos_token";
 inline constexpr size_t kRoles = 4;
+// Its place in a table of kRoles.
+inline size_t at(Role role) {
+  return static_cast<size_t>(role);
+}
 
 // Plain text; a special token by its name; or text of a foreign template, in which the names of the
 // tokenizer's special tokens are those tokens.

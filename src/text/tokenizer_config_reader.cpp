@@ -10,7 +10,7 @@
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kMaxFileBytes = uint64_t{64} << 20;
+constexpr uint64_t kMaxConfigBytes = uint64_t{64} << 20;
 
 struct ConfigFile {
   std::string path;
@@ -20,7 +20,7 @@ struct ConfigFile {
 ConfigFile config_file(const std::string& directory, const char* name) {
   ConfigFile file{join_path(directory, name), nullptr};
   if (!path_exists(file.path)) return file;
-  file.json = parse_map_json(read_file(file.path, kMaxFileBytes), file.path);
+  file.json = parse_map_json(read_file(file.path, kMaxConfigBytes), file.path);
   Fields(file.json, file.path);  // an object
   return file;
 }

@@ -10,12 +10,6 @@
 namespace train_sft {
 namespace {
 
-using Kind = TemplatePart::Kind;
-
-size_t at(Role role) {
-  return static_cast<size_t>(role);
-}
-
 std::optional<int32_t> token_id(const Tokenizer& tokenizer, std::string_view name) {
   if (name == kEosToken) {
     if (tokenizer.eos_id() >= 0) return tokenizer.eos_id();
@@ -45,7 +39,8 @@ std::set<std::string> missing_tokens(const Tokenizer& tokenizer, const Transitio
   std::set<std::string> missing;
   const auto look = [&](const TemplateParts& parts) {
     for (const TemplatePart& part : parts) {
-      if (part.kind == Kind::token && !token_id(tokenizer, part.text)) missing.insert(part.text);
+      if (part.kind == TemplatePart::Kind::token && !token_id(tokenizer, part.text))
+        missing.insert(part.text);
     }
   };
   for (size_t r = 0; r < kRoles; ++r) {
@@ -57,7 +52,7 @@ std::set<std::string> missing_tokens(const Tokenizer& tokenizer, const Transitio
   }
   if (all.start_with_input) look(*all.start_with_input);
   look(all.input);
-  look(TemplateParts{{Kind::token, all.end_of_reply}});
+  look(TemplateParts{{TemplatePart::Kind::token, all.end_of_reply}});
   return missing;
 }
 
@@ -81,7 +76,7 @@ class IdBuilder {
     weights_.push_back(weight_);
   }
   void part(const TemplatePart& part) {
-    if (part.kind == Kind::token) {
+    if (part.kind == TemplatePart::Kind::token) {
       token(part.text);
     } else {
       text(part.text);
@@ -94,7 +89,7 @@ class IdBuilder {
   TemplateParts resolved(const TemplateParts& parts) const {
     TemplateParts out;
     for (const TemplatePart& part : parts) {
-      if (part.kind == Kind::mixed) {
+      if (part.kind == TemplatePart::Kind::mixed) {
         cut_at_names(part.text, out);
       } else {
         out.push_back(part);
@@ -119,13 +114,13 @@ class IdBuilder {
   void cut_at_names(std::string_view text_and_names, TemplateParts& out) const {
     std::string text;
     const auto flush_text = [&] {
-      if (!text.empty()) out.push_back({Kind::text, std::exchange(text, {})});
+      if (!text.empty()) out.push_back({TemplatePart::Kind::text, std::exchange(text, {})});
     };
     for (size_t i = 0; i < text_and_names.size();) {
       const std::string_view name = bracketed_name(text_and_names, i);
       if (!name.empty() && tokenizer_.special_id(name)) {
         flush_text();
-        out.push_back({Kind::token, std::string(name)});
+        out.push_back({TemplatePart::Kind::token, std::string(name)});
         i += name.size();
       } else {
         text += text_and_names[i++];
@@ -214,7 +209,7 @@ void put_weighted(IdBuilder& out, const TemplateParts& parts, float previous, fl
   out.weigh(previous);
   bool first = true;
   for (const TemplatePart& part : out.resolved(parts)) {
-    if (!first || part.kind != Kind::token) out.weigh(own);
+    if (!first || part.kind != TemplatePart::Kind::token) out.weigh(own);
     out.part(part);
     first = false;
   }

@@ -9,8 +9,6 @@
 namespace train_sft {
 namespace {
 
-constexpr uint32_t kCodes = 0x110000;
-
 // The property White_Space (PropList.txt), which Oniguruma's \s is.
 constexpr CodeRange kSpaces[] = {
     {0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},     {0x1680, 0x1680},

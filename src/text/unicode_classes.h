@@ -10,6 +10,8 @@
 
 namespace train_sft {
 
+inline constexpr uint32_t kCodes = 0x110000;  // of Unicode
+
 // The four values of a character; a letter is never a number.
 enum class CharClass : uint8_t { other = 0, letter = 1, number = 2, space = 3 };
 

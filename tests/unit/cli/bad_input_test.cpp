@@ -20,7 +20,7 @@ struct Ended {
   std::string out, err;
 };
 
-Ended call(const Words& words) {
+Ended call_program(const Words& words) {
   ::testing::internal::CaptureStdout();
   ::testing::internal::CaptureStderr();
   Ended ended;
@@ -63,7 +63,7 @@ class BadInputTest : public ::testing::Test {
     return words;
   }
   static void expect(const Words& words, int code, const ::testing::Matcher<std::string>& message) {
-    const Ended ended = call(words);
+    const Ended ended = call_program(words);
     EXPECT_EQ(ended.code, code) << ended.err;
     EXPECT_THAT(ended.err, message);
     EXPECT_EQ(ended.out, "");
@@ -115,20 +115,20 @@ TEST_F(BadInputTest, NothingLearnedIsAnError) {
 TEST_F(BadInputTest, OutDirMistakesSayWhatToDo) {
   write_file_atomically("a_file", "");
   expect(tiny("text.txt", {"--out_dir", "a_file/out"}), 5, HasSubstr("a_file"));
-  ASSERT_EQ(call(tiny("text.txt", {"--out_dir", "run"})).code, 0);
+  ASSERT_EQ(call_program(tiny("text.txt", {"--out_dir", "run"})).code, 0);
   expect(tiny("text.txt", {"--out_dir", "run"}), 2,
          AllOf(HasSubstr("run"), HasSubstr("--resume auto"), HasSubstr("--out_dir")));
 }
 
 TEST_F(BadInputTest, CheckpointMistakesAreCode4) {
-  ASSERT_EQ(call(tiny("text.txt", {"--out_dir", "run"})).code, 0);
+  ASSERT_EQ(call_program(tiny("text.txt", {"--out_dir", "run"})).code, 0);
   const std::string checkpoint = "run/" + read_link("run/latest");
   expect({"--data", "text.txt", "--resume", "nowhere"}, 4, HasSubstr("nowhere"));
 
   // A tokenizer of other text does not fit.
   write_file_atomically("other.txt", "entirely different words: xyz 123 %&$\n");
-  ASSERT_EQ(call({"prepare", "--data", "other.txt", "--tokenizer_type", "char", "--val_split", "0",
-                  "--out", "tok", "--block_size", "8"})
+  ASSERT_EQ(call_program({"prepare", "--data", "other.txt", "--tokenizer_type", "char",
+                          "--val_split", "0", "--out", "tok", "--block_size", "8"})
                 .code,
             0);
   expect({"--data", "text.txt", "--tokenizer", "tok", "--pretrained_model", checkpoint, "--out_dir",
@@ -142,13 +142,13 @@ TEST_F(BadInputTest, CheckpointMistakesAreCode4) {
   expect({"--data", "text.txt", "--pretrained_model", checkpoint, "--out_dir", "next2"}, 4,
          names_the_file);
   expect({"generate", "--checkpoint", checkpoint, "--prompt", "a"}, 4, names_the_file);
-  const Ended inspected = call({"inspect", checkpoint});
+  const Ended inspected = call_program({"inspect", checkpoint});
   EXPECT_EQ(inspected.code, 4);
   EXPECT_THAT(inspected.out, HasSubstr("NOT VALID"));
 }
 
 TEST_F(BadInputTest, JsonReportsErrorsAsOneObjectOnStdout) {
-  const Ended ended = call({"--json", "--learning_rat", "1"});
+  const Ended ended = call_program({"--json", "--learning_rat", "1"});
   EXPECT_EQ(ended.code, 2);
   const Json json = parse_json(ended.out, "stdout");
   EXPECT_EQ(json["exit_code"], 2);
@@ -157,7 +157,7 @@ TEST_F(BadInputTest, JsonReportsErrorsAsOneObjectOnStdout) {
 
 TEST_F(BadInputTest, JsonOfEveryCommandIsOneObjectAndNothingElse) {
   const auto object = [](const Words& words) {
-    const Ended ended = call(words);
+    const Ended ended = call_program(words);
     EXPECT_EQ(ended.code, 0) << ended.err;
     return parse_json(ended.out, words[0]);
   };
@@ -177,10 +177,10 @@ TEST_F(BadInputTest, JsonOfEveryCommandIsOneObjectAndNothingElse) {
 
 TEST_F(BadInputTest, PlanAgreesWithWhatTrainingDid) {
   Words words = tiny("text.txt", {"--json", "--out_dir", "run"});
-  ASSERT_EQ(call(words).code, 0);
+  ASSERT_EQ(call_program(words).code, 0);
   words.insert(words.begin(), "plan");
-  const Json plan = parse_json(call(words).out, "plan");
-  const Json inspected = parse_json(call({"inspect", "run", "--json"}).out, "inspect");
+  const Json plan = parse_json(call_program(words).out, "plan");
+  const Json inspected = parse_json(call_program({"inspect", "run", "--json"}).out, "inspect");
   EXPECT_EQ(plan["params"], inspected["params"]);
   EXPECT_EQ(plan["max_iters"], inspected["step"]);
   EXPECT_EQ(plan["examples_per_step"].get<int>() * 2, inspected["examples"].get<int>());

@@ -39,13 +39,13 @@ std::string one_tensor(const std::string& dtype, const std::string& shape,
          "}}";
 }
 
-struct MalformedCase {
+struct MalformedHeader {
   const char* name;
   std::string file;
   const char* message;  // what the error must say
 };
 
-std::vector<MalformedCase> malformed_cases() {
+std::vector<MalformedHeader> malformed_headers() {
   const std::string huge_length = std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + "{}";
   const std::string past_end = std::string("\x40\0\0\0\0\0\0\0", 8) + "{}";
   const std::string deep = R"({"w":)" + std::string(100000, '[') + std::string(100000, ']') + "}";
@@ -109,7 +109,7 @@ std::vector<MalformedCase> malformed_cases() {
   };
 }
 
-class SafetensorsMalformed : public ::testing::TestWithParam<MalformedCase> {};
+class SafetensorsMalformed : public ::testing::TestWithParam<MalformedHeader> {};
 
 TEST_P(SafetensorsMalformed, IsRefusedNamingFileAndFault) {
   const TemporaryDirectory directory;
@@ -124,7 +124,7 @@ TEST_P(SafetensorsMalformed, IsRefusedNamingFileAndFault) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, SafetensorsMalformed, ::testing::ValuesIn(malformed_cases()),
+INSTANTIATE_TEST_SUITE_P(Table, SafetensorsMalformed, ::testing::ValuesIn(malformed_headers()),
                          [](const auto& info) { return info.param.name; });
 
 TEST(SafetensorsTest, EveryCutOfAValidFileIsRefused) {

@@ -25,7 +25,7 @@ using ::testing::HasSubstr;
 std::string read_bytes(const std::string& path) {
   return read_file(path);
 }
-void write_bytes(const std::string& path, const std::string& bytes) {
+void write_torch_file(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
@@ -213,7 +213,7 @@ TEST_F(TorchFiles, CutsAndDamageAreRefusedOrHarmless) {
   for (const char* name : {"whole.pt", "v3.bin"}) {
     const std::string whole = read_bytes(file(name));
     for (size_t length = 0; length < whole.size(); length += 1 + length / 23) {
-      write_bytes(file("cut"), whole.substr(0, length));
+      write_torch_file(file("cut"), whole.substr(0, length));
       EXPECT_NE(error_of(file("cut")), "") << name << " cut to " << length;
     }
     std::mt19937 random(11);
@@ -224,7 +224,7 @@ TEST_F(TorchFiles, CutsAndDamageAreRefusedOrHarmless) {
         const size_t span = std::min<size_t>(bytes.size(), 4096), place = random() % span;
         bytes[random() % 2 == 0 ? place : bytes.size() - 1 - place] = static_cast<char>(random());
       }
-      write_bytes(file("damaged"), bytes);
+      write_torch_file(file("damaged"), bytes);
       try {
         const ModelSource model = open_model(file("damaged"));
         for (const auto& [parameter, source] : model.parameters) values(model, parameter);
@@ -263,7 +263,7 @@ TEST_F(TorchFiles, HeadersOfBinFilesAreChecked) {
   const auto with = [&](size_t field, int32_t value) {
     std::string bytes = whole;
     std::memcpy(bytes.data() + 4 * field, &value, 4);
-    write_bytes(file("bad.bin"), bytes);
+    write_torch_file(file("bad.bin"), bytes);
     return error_of(file("bad.bin"));
   };
   EXPECT_THAT(with(1, 4), HasSubstr("version 4"));
