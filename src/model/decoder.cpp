@@ -20,7 +20,7 @@ namespace train_sft {
 namespace {
 
 // A long prompt is fed in pieces: activations stay small, products stay large.
-constexpr int64_t kPiece = 256;
+constexpr int64_t kPromptPiece = 256;
 
 }  // namespace
 
@@ -144,7 +144,7 @@ const std::vector<float>& Decoder::append(std::span<const int32_t> tokens) {
                   length(), capacity());
   int64_t fed = 0, piece = 0;
   for (; fed < count; fed += piece) {
-    piece = std::min(kPiece, count - fed);
+    piece = std::min(kPromptPiece, count - fed);
     s.feed(tokens.subspan(static_cast<size_t>(fed), static_cast<size_t>(piece)));
   }
   s.read_logits(piece);
