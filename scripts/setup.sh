@@ -12,7 +12,7 @@ torch_version=2.11.0
 torch_disk_gib=7
 packages=(g++ cmake ninja-build ccache mold pkg-config git ca-certificates python3 python3-venv
   libsentencepiece-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev
-  libzstd-dev zlib1g-dev libpcre2-dev libutf8proc-dev libgtest-dev libgmock-dev)
+  libzstd-dev zlib1g-dev libpcre2-dev libutf8proc-dev libgloo-dev libgtest-dev libgmock-dev)
 
 with_tests=false
 for argument in "$@"; do

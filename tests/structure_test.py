@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PARTS = ["base", "config", "dist", "report", "text", "data", "interop", "ops", "model", "train", "plan", "cli"]
+PARTS = ["base", "config", "dist", "report", "text", "data", "interop", "ops", "model", "collective", "train", "plan", "cli"]
 TORCH_FREE = {"base", "config", "dist", "report", "text", "data", "interop"}
 SIBLINGS = {("interop", "data")}  # both stand on text; neither may see the other
 MAX_LINES = 500

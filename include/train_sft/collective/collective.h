@@ -1,0 +1,80 @@
+// What the processes of a run do together. Training sees this class alone: one process, c10d and
+// the tests' fake stand behind it, and the same path runs on all of them.
+//
+// Every rank must make the same calls in the same order. A peer that died or does not answer within
+// the timeout shows as ResourceError on every other rank, naming the call.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "train_sft/dist/environment.h"
+
+namespace train_sft {
+
+// Rank r's part of a flat buffer is elements [limits[r], limits[r + 1]).
+using ShardLimits = std::vector<int64_t>;
+
+class Collective {
+ public:
+  // One under way. Its tensor must be left alone until wait() has returned.
+  class Pending {
+   public:
+    virtual ~Pending() = default;
+    virtual void wait() = 0;
+  };
+  // How long a peer may take: the timeout of the run, or, where a peer has work of its own to do
+  // first (tokenising, writing a checkpoint), a day. One that dies is noticed at once either way.
+  enum class Patience { usual, long_work };
+
+  explicit Collective(ProcessPlace place) : place_(std::move(place)) {}
+  virtual ~Collective() = default;
+  Collective(const Collective&) = delete;
+  Collective& operator=(const Collective&) = delete;
+
+  const ProcessPlace& place() const { return place_; }
+  int rank() const { return place_.rank; }
+  int size() const { return place_.world_size; }
+  bool is_first() const { return rank() == 0; }
+  void at_step(int64_t step) { step_ = step; }  // for messages
+
+  // `name` says in messages what is going on; it must outlive the call. Tensors are contiguous
+  // float, double or bfloat16 on the CPU.
+  // The sum over all ranks, in place, the same bits on each.
+  virtual std::unique_ptr<Pending> all_reduce(const at::Tensor& values, const char* name) = 0;
+  // Of the sum each rank gets its part; what stands elsewhere afterwards is of no use.
+  virtual std::unique_ptr<Pending> reduce_scatter(const at::Tensor& flat, const ShardLimits& limits,
+                                                  const char* name) = 0;
+  // Every rank's part to all.
+  virtual std::unique_ptr<Pending> all_gather(const at::Tensor& flat, const ShardLimits& limits,
+                                              const char* name) = 0;
+  // Every rank's bytes, by rank. As many on each rank.
+  virtual std::vector<std::string> exchange(const std::string& mine, const char* name,
+                                            Patience patience = Patience::usual) = 0;
+
+  // -- made of the above
+  std::vector<std::vector<double>> exchange_numbers(const std::vector<double>& mine,
+                                                    const char* name);
+  // As exchange(), of any length.
+  std::vector<std::string> exchange_text(const std::string& mine, const char* name,
+                                         Patience patience = Patience::usual);
+  // Returns when all have come.
+  void barrier(const char* name, Patience patience = Patience::usual);
+
+ protected:
+  int64_t step() const { return step_; }
+
+ private:
+  ProcessPlace place_;
+  int64_t step_ = 0;
+};
+
+// A run of one process.
+Collective& single_process();
+
+}  // namespace train_sft
