@@ -20,7 +20,8 @@ unset(CMAKE_REQUIRED_LIBRARIES)
 if(TRAIN_SFT_GLOO_WORKS)
   set_source_files_properties(src/collective/gloo.cpp PROPERTIES
     COMPILE_DEFINITIONS "TRAIN_SFT_GLOO;USE_C10D_GLOO"
-    COMPILE_OPTIONS "-idirafter${api_include}")
+    COMPILE_OPTIONS "-idirafter${api_include}"
+    SKIP_UNITY_BUILD_INCLUSION ON)
 else()
   message(STATUS "Gloo: no headers (libgloo-dev) or not in this LibTorch; built without --procs")
 endif()

@@ -35,6 +35,7 @@ struct Logger {
   std::mutex mutex;
   spdlog::logger terminal{"", std::make_shared<spdlog::sinks::stderr_sink_mt>()};
   std::unique_ptr<spdlog::logger> file;
+  std::string prefix;
 
   Logger() { terminal.set_pattern("%v"); }
 };
@@ -76,6 +77,11 @@ void set_level(Level level) {
   logger().terminal.set_level(to_spdlog(level));
 }
 
+void set_prefix(const std::string& prefix) {
+  const std::lock_guard lock(logger().mutex);
+  logger().prefix = prefix;
+}
+
 void set_file(const std::string& path) {
   const std::lock_guard lock(logger().mutex);
   logger().file.reset();
@@ -88,7 +94,7 @@ void set_file(const std::string& path) {
 
 void write(Level level, std::string_view line) {
   const std::lock_guard lock(logger().mutex);
-  const std::string text = std::string(prefix(level)).append(line);
+  const std::string text = logger().prefix + std::string(prefix(level)).append(line);
   status_line::write_above([&] { logger().terminal.log(to_spdlog(level), text); });
   if (logger().file) logger().file->log(to_spdlog(level), text);
 }

@@ -1,12 +1,50 @@
+#include <chrono>
+
 #include "cli/commands.h"
+#include "cli/processes.h"
+#include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
+#include "train_sft/collective/join.h"
+#include "train_sft/dist/environment.h"
 #include "train_sft/train/trainer.h"
 
 namespace train_sft::cli {
 namespace {
 
+// What is not for people twice: of many processes the first says how training goes, the others only
+// what is wrong.
+void speak_as(const ProcessPlace& place) {
+  // Our own launcher says of each line whose it is.
+  if (place.launcher != kOwnLauncher) log::set_prefix(fmt::format("rank {}: ", place.rank));
+  if (place.rank > 0) log::set_level(log::Level::warning);
+}
+
+// Started again by a launcher after a failure, a run goes on where it was.
+Settings settings_of_this_start(const Invocation& invocation, const ProcessPlace& place) {
+  Settings settings = invocation.settings;
+  if (place.restart_count > 0 && settings.config.resume.empty())
+    settings.set("resume", "auto",
+                 fmt::format("restart {} by {}", place.restart_count, place.launcher));
+  return settings;
+}
+
+TrainingResult train_at(const ProcessPlace& place, const Invocation& invocation) {
+  const Settings settings = settings_of_this_start(invocation, place);
+  validate(settings);
+  if (place.world_size == 1) return train(settings);
+  speak_as(place);
+  const auto collective = [&] {
+    const signals::ExitDeadline nothing_to_save_yet;
+    return join_processes(place, std::chrono::seconds(settings.config.dist_timeout));
+  }();
+  return train(settings, *collective);
+}
+
 Outcome run_train(const Invocation& invocation) {
   validate(invocation.settings);
-  TrainingResult result = train(invocation.settings);
+  if (std::optional<Outcome> outcome = run_processes(invocation)) return *std::move(outcome);
+  const auto place = place_from_environment();
+  TrainingResult result = place ? train_at(*place, invocation) : train(invocation.settings);
   return {result.code, std::move(result.summary)};
 }
 
@@ -23,6 +61,7 @@ Command train_command() {
       "--learning_rate 7e-5",
       "train_sft --pretrained_model checkpoints/best_model.pt --data alpaca.json --epochs 3",
       "train_sft --resume auto",
+      "train_sft --procs 4 --data books.txt",
       "train_sft --resume checkpoints/best_model.pt --extend-steps 10000",
   };
   command.shared = {"*"};

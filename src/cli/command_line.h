@@ -16,6 +16,7 @@ struct Invocation {
   Settings settings;
   std::map<std::string, Json> own;  // values of the command's own options, defaults filled in
   std::vector<std::string> positionals;
+  std::vector<std::string> words;  // all of the command line, after the program's name
   bool help = false;
 
   const Json& value(const std::string& name) const;

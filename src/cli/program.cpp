@@ -6,6 +6,7 @@
 
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/dist/environment.h"
 
 namespace train_sft::cli {
 namespace {
@@ -22,6 +23,16 @@ bool wants_json(const std::vector<std::string>& words) {
     if (words[i] == "--json") return i + 1 == words.size() || words[i + 1] != "false";
   }
   return false;
+}
+
+// Of many processes that train together the first prints the result.
+bool is_first_process() {
+  try {
+    const auto place = place_from_environment();
+    return !place || place->rank == 0;
+  } catch (const UsageError&) {  // training says what is wrong
+    return true;
+  }
 }
 
 int report_failure(ExitCode code, const std::string& message, bool json) {
@@ -59,8 +70,9 @@ int run_command(const std::vector<std::string>& words, bool json) {
     return run_command({"version"}, json);
   }
   const Command& command = named ? find_command(words[0]) : commands().front();
-  const Invocation invocation =
+  Invocation invocation =
       parse_command_line(command, {words.begin() + (named ? 1 : 0), words.end()});
+  invocation.words = words;
   if (invocation.help) {
     print(named ? help_text(command) : program_help(commands()));
     return 0;
@@ -77,7 +89,7 @@ int run_command(const std::vector<std::string>& words, bool json) {
 }  // namespace
 
 int run_program(const std::vector<std::string>& words) {
-  const bool json = wants_json(words);
+  const bool json = wants_json(words) && is_first_process();
   try {
     signals::install();
     return run_command(words, json);

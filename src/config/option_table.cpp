@@ -321,10 +321,21 @@ std::vector<Option> machine_options() {
                                 "What of each layer is computed again in the backward instead of "
                                 "kept: less memory for more time, the same bits"),
              {"none", "attention", "block"}),
+      between(row<&T::procs>("procs", {},
+                             "Processes that train together on this machine's CPUs, each with its "
+                             "part of every step's rows"),
+              1, 1024),
       between(row<&T::gpus>("gpus", {},
                             "Ranks of the batch: batch_size and grad_accum count for each; with "
                             "fewer devices the ranks are computed in turn, with the same result"),
               1, 65536),
+      one_of(row<&T::shard>("shard", {},
+                            "What the processes of a run share out among them: the optimizer's state"),
+             {"none", "optimizer"}),
+      between(row<&T::dist_timeout>("dist_timeout", {},
+                                    "Seconds that one process of a run waits for another before it "
+                                    "gives the run up"),
+              1, 86400),
   };
 }
 

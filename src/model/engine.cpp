@@ -120,7 +120,7 @@ struct Engine::State {
   void ffn_forward(const Activations& a, size_t l, bool dropout) const;
   void forward_again(const Activations& a, size_t l, const Batch& batch) const;
   LossSums loss(Activations& a, const Batch& batch, bool gradients) const;
-  void backward(Activations& a, const Batch& batch) const;
+  void backward(Activations& a, const Batch& batch, const LayerDone& layer_done) const;
   void ffn_backward(Activations& a, size_t l) const;
   void attention_backward(Activations& a, size_t l, const Batch& batch) const;
 
@@ -234,7 +234,8 @@ LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients)
   return {sums.loss, sums.weight, sums.tokens, sums.correct};
 }
 
-void Engine::State::backward(Activations& a, const Batch& batch) const {
+void Engine::State::backward(Activations& a, const Batch& batch,
+                             const LayerDone& layer_done) const {
   family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
                        a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
   uint64_t owed = 0;  // of the arena to gradients
@@ -244,6 +245,7 @@ void Engine::State::backward(Activations& a, const Batch& batch) const {
     if (a.recomputes(l)) forward_again(a, l, batch);
     ffn_backward(a, l);
     attention_backward(a, l, batch);
+    if (layer_done) layer_done(static_cast<int64_t>(l));
   }
   if (!weights.grad_embedding.defined() && !weights.grad_position.defined()) return;
   if (options.dropout > 0)
@@ -295,7 +297,7 @@ Engine::Engine(Parameters& parameters, const EngineOptions& options)
     : state_(std::make_unique<State>(parameters, options)) {}
 Engine::~Engine() = default;
 
-LossSums Engine::forward_backward(const Batch& batch, uint64_t step) {
+LossSums Engine::forward_backward(const Batch& batch, uint64_t step, const LayerDone& layer_done) {
   State& s = *state_;
   TRAIN_SFT_CHECK(s.training != nullptr, "these parameters were made without gradients");
   if (batch.learned.empty()) return {};
@@ -306,7 +308,7 @@ LossSums Engine::forward_backward(const Batch& batch, uint64_t step) {
   if (dropout) s.make_row_keys(batch, step);
   s.forward(a, batch, dropout);
   const LossSums sums = s.loss(a, batch, true);
-  s.backward(a, batch);
+  s.backward(a, batch, layer_done);
   return sums;
 }
 

@@ -3,9 +3,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
+#include "train/checkpoint_files.h"
 #include "train_sft/train/checkpoint.h"
 
 namespace train_sft {
@@ -25,7 +27,15 @@ struct CheckpointContents {
   TrainState state;
   const Tokenizer* tokenizer = nullptr;
   const ChatTemplate* chat_template = nullptr;
+  // Of the other ranks' parts of the optimizer's state, which lie in saving_directory() already.
+  std::map<std::string, checkpoint_files::FileRecord> parts_written;
 };
+
+// Where the files of a checkpoint lie until it is committed.
+std::string saving_directory(const std::string& out_dir, int64_t step);
+// Writes this rank's part of the optimizer's state there, durably.
+checkpoint_files::FileRecord write_optimizer_part(const std::string& out_dir,
+                                                  const CheckpointContents& contents, int rank);
 
 // Views, no copies.
 CheckpointContents contents_of(const CheckpointParts& parts);

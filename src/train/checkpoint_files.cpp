@@ -13,6 +13,14 @@ constexpr int kVersion = 1;
 
 }  // namespace
 
+std::string optimizer_part(int rank) {
+  return rank == 0 ? kOptimizer : fmt::format("optimizer-{:05}.safetensors", rank);
+}
+
+bool is_optimizer_file(const std::string& name) {
+  return name == kOptimizer || (name.starts_with("optimizer-") && name.ends_with(".safetensors"));
+}
+
 Json to_json(const Manifest& manifest) {
   Json files = Json::object();
   for (const auto& [name, record] : manifest.files)

@@ -17,6 +17,9 @@ inline constexpr const char* kModel = "model.safetensors";
 inline constexpr const char* kModelConfig = "config.json";
 inline constexpr const char* kGenerationConfig = "generation_config.json";
 inline constexpr const char* kOptimizer = "optimizer.safetensors";
+// With shared optimizer state the first rank's part; the others' are optimizer-00001.safetensors, …
+std::string optimizer_part(int rank);
+bool is_optimizer_file(const std::string& name);
 inline constexpr const char* kTrainState = "train_state.json";
 
 inline constexpr const char* kLatest = "latest";

@@ -80,16 +80,41 @@ void load_model(const std::string& directory, Parameters& parameters) {
     if (!parameter.adapter) load_tensor(file, path, parameter.name, parameters.stored(parameter));
 }
 
-// A buffer of what is trained.
-void load_trained(const SafetensorsFile& file, const std::string& path, const std::string& prefix,
-                  const ParameterLayout& layout, const at::Tensor& flat,
-                  const Optimizer* second_moments_of = nullptr) {
-  for (const auto& parameter : layout.parameters)
-    if (parameter.trained() &&
-        (second_moments_of == nullptr || second_moments_of->has_second_moment(parameter)))
-      load_tensor(file, path, prefix + parameter.name,
-                  flat.narrow(0, parameter.trained_offset, parameter.numel).view(parameter.shape));
-}
+// The optimizer's state: one file, or a part of each rank that saved it. This process may want all
+// of it or a part of its own, cut elsewhere.
+class OptimizerFiles {
+ public:
+  explicit OptimizerFiles(const std::string& directory) {
+    for (const auto& name : list_directory(directory))
+      if (files::is_optimizer_file(name)) {
+        paths_.push_back(join_path(directory, name));
+        files_.push_back(std::make_unique<SafetensorsFile>(paths_.back()));
+      }
+  }
+
+  // False when no file has it.
+  bool load(const std::string& name, const at::Tensor& target) const {
+    for (size_t i = 0; i < files_.size(); ++i)
+      if (const SafetensorsEntry* entry = files_[i]->find(name)) {
+        copy_entry(*entry, target, paths_[i]);
+        return true;
+      }
+    return false;
+  }
+
+  void load_moments(const char* prefix, const ParameterLayout& layout, const Optimizer& optimizer,
+                    const at::Tensor& flat, bool second) const {
+    for (const auto& parameter : layout.parameters)
+      if (optimizer.updates(parameter) && (!second || optimizer.has_second_moment(parameter)) &&
+          !load(prefix + parameter.name, optimizer.moment(flat, parameter)))
+        throw CheckpointError("{}: tensor '{}' is missing", paths_.front(),
+                              prefix + parameter.name);
+  }
+
+ private:
+  std::vector<std::string> paths_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+};
 
 }  // namespace
 
@@ -217,7 +242,7 @@ TrainState load_training(const std::string& directory, Parameters& parameters,
         "{}: holds weights only, without the optimizer's state; go on from latest "
         "or best_model, or start from its weights with --pretrained_model {}",
         directory, directory);
-  const SafetensorsFile file(path);
+  const OptimizerFiles stored(directory);
   const auto& layout = parameters.layout();
   TrainState state = read_train_state(directory);
   if (parameters.training().adapts()) {
@@ -227,12 +252,11 @@ TrainState load_training(const std::string& directory, Parameters& parameters,
     load_model(directory, parameters);
     // In bfloat16 what was loaded is rounded: the masters stand beside the moments.
     for (const auto& parameter : layout.parameters)
-      if (parameter.trained() && file.find(files::kMasterPrefix + parameter.name) != nullptr)
-        load_tensor(file, path, files::kMasterPrefix + parameter.name,
-                    parameters.master(parameter.name));
+      if (parameter.trained())
+        stored.load(files::kMasterPrefix + parameter.name, parameters.master(parameter.name));
   }
-  load_trained(file, path, files::kExpAvgPrefix, layout, optimizer.exp_avg());
-  load_trained(file, path, files::kExpAvgSqPrefix, layout, optimizer.exp_avg_sq(), &optimizer);
+  stored.load_moments(files::kExpAvgPrefix, layout, optimizer, optimizer.exp_avg(), false);
+  stored.load_moments(files::kExpAvgSqPrefix, layout, optimizer, optimizer.exp_avg_sq(), true);
   parameters.refresh_compute();
   optimizer.t = state.adam_t;
   return state;

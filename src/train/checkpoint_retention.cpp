@@ -34,10 +34,12 @@ void remove_checkpoint(const std::string& out_dir, const std::string& name) {
 // whether or not the file is still there.
 void thin_checkpoint(const std::string& directory) {
   files::Manifest manifest = files::read_manifest(directory);
-  if (manifest.files.erase(files::kOptimizer) > 0)
+  const auto is_optimizers = [](const auto& file) { return files::is_optimizer_file(file.first); };
+  if (std::erase_if(manifest.files, is_optimizers) > 0)
     write_file_atomically(join_path(directory, files::kManifest),
                           dump_json(files::to_json(manifest)));
-  remove_tree(join_path(directory, files::kOptimizer));
+  for (const auto& name : list_directory(directory))
+    if (files::is_optimizer_file(name)) remove_tree(join_path(directory, name));
 }
 
 }  // namespace

@@ -60,6 +60,7 @@ class CheckpointWriter {
     contents_.tokenizer->save(directory_, has_template() ? contents_.chat_template->jinja() : "");
     write_tensors(files::kOptimizer, contents_.optimizer);
     write_text(files::kTrainState, dump_json(to_json(contents_.state)));
+    manifest_.files.insert(contents_.parts_written.begin(), contents_.parts_written.end());
     record_others(directory_, manifest_);  // the tokenizer wrote its files itself
     const std::string manifest = dump_json(files::to_json(manifest_));
     write_text(files::kManifest, manifest);
@@ -125,9 +126,9 @@ class CheckpointWriter {
 void write_and_commit(const std::string& out_dir, const std::string& name,
                       const CheckpointContents& contents) {
   const std::string directory = join_path(out_dir, name);
-  const std::string temporary = join_path(out_dir, files::kSavingPrefix + name);
+  const std::string temporary = saving_directory(out_dir, contents.state.step);
   try {
-    remove_tree(temporary);
+    if (contents.parts_written.empty()) remove_tree(temporary);
     CheckpointWriter(temporary, contents).write();
     // Only a damaged one or one thinned to weights can stand in the way.
     if (path_exists(directory)) {
@@ -146,6 +147,23 @@ void write_and_commit(const std::string& out_dir, const std::string& name,
 }
 
 }  // namespace
+
+std::string saving_directory(const std::string& out_dir, int64_t step) {
+  return join_path(out_dir, files::kSavingPrefix + files::step_name(step));
+}
+
+files::FileRecord write_optimizer_part(const std::string& out_dir,
+                                       const CheckpointContents& contents, int rank) try {
+  const std::string path =
+      join_path(saving_directory(out_dir, contents.state.step), files::optimizer_part(rank));
+  std::vector<SafetensorsEntry> entries;
+  for (const auto& entry : contents.optimizer)
+    entries.push_back(safetensors_entry(entry.name, entry.values));
+  const std::string checksum = write_safetensors(path, entries, {{"format", "pt"}});
+  return {file_size(path), checksum};
+} catch (const DataError& error) {
+  throw ResourceError("{}", error.what());
+}
 
 void seal_model_directory(const std::string& directory) {
   files::Manifest manifest;
@@ -175,19 +193,25 @@ CheckpointContents contents_of(const CheckpointParts& parts) {
       contents.model.push_back(
           {info.name, adapts ? parameters.master(info.name) : parameters.compute(info.name),
            info.trained()});
+  const Optimizer& optimizer = *parts.optimizer;
   const auto all = [](const ParameterInfo&) { return true; };
-  const auto add_trained = [&](const char* prefix, const at::Tensor& flat, const auto& holds) {
+  const auto of_master = [](const at::Tensor& flat, const ParameterInfo& info) {
+    return flat.narrow(0, info.trained_offset, info.numel).view(info.shape);
+  };
+  const auto of_moments = [&](const at::Tensor& flat, const ParameterInfo& info) {
+    return optimizer.moment(flat, info);
+  };
+  const auto add_trained = [&](const char* prefix, const at::Tensor& flat, const auto& cut,
+                               const auto& holds) {
     for (const ParameterInfo& info : layout)
-      if (info.trained() && holds(info))
-        contents.optimizer.push_back(
-            {prefix + info.name, flat.narrow(0, info.trained_offset, info.numel).view(info.shape),
-             true});
+      if (optimizer.updates(info) && holds(info))
+        contents.optimizer.push_back({prefix + info.name, cut(flat, info), true});
   };
   if (parameters.masters_apart() && !adapts)
-    add_trained(files::kMasterPrefix, parameters.master(), all);
-  add_trained(files::kExpAvgPrefix, parts.optimizer->exp_avg(), all);
-  add_trained(files::kExpAvgSqPrefix, parts.optimizer->exp_avg_sq(),
-              [&](const ParameterInfo& info) { return parts.optimizer->has_second_moment(info); });
+    add_trained(files::kMasterPrefix, parameters.master(), of_master, all);
+  add_trained(files::kExpAvgPrefix, parts.optimizer->exp_avg(), of_moments, all);
+  add_trained(files::kExpAvgSqPrefix, parts.optimizer->exp_avg_sq(), of_moments,
+              [&](const ParameterInfo& info) { return optimizer.has_second_moment(info); });
   return contents;
 }
 
@@ -208,6 +232,7 @@ std::string write_checkpoint(const std::string& out_dir, const CheckpointContent
   if (path_exists(directory) && verify_checkpoint(directory).empty() &&
       files::read_manifest(directory).has(files::kOptimizer)) {
     log::debug("{} is there already", directory);
+    remove_tree(saving_directory(out_dir, state.step));
   } else {
     check_space(out_dir, contents);
     write_and_commit(out_dir, name, contents);

@@ -6,7 +6,7 @@
 #include "train/samples.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
-#include "train_sft/base/signals.h"
+#include "train_sft/collective/agreement.h"
 
 namespace train_sft {
 namespace {
@@ -30,14 +30,19 @@ const char* event_of(Ending ending) {
   return ending == Ending::signal ? "stopped" : name_of(ending);
 }
 
-ExitCode exit_code(Ending ending) {
+ExitCode exit_code(Ending ending, ExitCode stopped_with) {
   if (ending == Ending::diverged) return ExitCode::diverged;
-  return ending == Ending::signal ? signals::stop_code() : ExitCode::ok;
+  return ending == Ending::signal ? stopped_with : ExitCode::ok;
+}
+
+CheckpointParts parts_of(Run& run) {
+  return {run.parameters.get(), run.optimizer.get(), &run.state, run.tokenizer.get(),
+          run.chat_template.get()};
 }
 
 struct SaveJob {
   CheckpointContents contents;
-  bool is_best;
+  bool is_best = false;
 };
 
 SaveJob prepare_save(Loop& loop) {
@@ -45,40 +50,75 @@ SaveJob prepare_save(Loop& loop) {
   take_saved(loop, true);  // at most one in flight
   const bool is_best =
       !run.evaluates() || run.state.best_step < 0 || run.state.best_step == run.state.step;
-  const CheckpointParts parts = {run.parameters.get(), run.optimizer.get(), &run.state,
-                                 run.tokenizer.get(), run.chat_template.get()};
-  check_finite(parts);
   restore_out_dir(run);
   sync_records(run);  // what the checkpoint counts must be as durable as the checkpoint
   loop.saved_step = run.state.step;
-  loop.retry_step = -1;
-  return {contents_of(parts), is_best};
+  loop.run.retry_step = -1;
+  return {contents_of(parts_of(run)), is_best};
 }
 
 // Tried again soon: an interval may be days.
 void note_failure(Loop& loop, int64_t step, const std::string& error) {
   const int64_t interval = std::max<int64_t>(loop.run.config().save_interval, 100);
   loop.saved_step = -1;
-  loop.retry_step = loop.run.state.step + interval / 10;
+  loop.run.retry_step = loop.run.state.step + interval / 10;
   log::warning(
       "the checkpoint of step {} could not be saved: {}. Training goes on; {}, and the "
       "next try is at step {}",
       step, error,
       loop.checkpoint.empty() ? "there is none yet" : "the last checkpoint is " + loop.checkpoint,
-      loop.retry_step);
+      loop.run.retry_step);
 }
 
 void note_saved(Loop& loop, const CheckpointSaver::Saved& saved) {
   if (!saved.error.empty()) return note_failure(loop, saved.step, saved.error);
   loop.checkpoint = saved.directory;
-  loop.retry_step = -1;
+  loop.run.retry_step = -1;
   log::info("saved {}{}", saved.directory, saved.is_best ? " (best)" : "");
   tell(loop, "checkpoint",
        {{"step", saved.step}, {"checkpoint", saved.directory}, {"is_best", saved.is_best}});
 }
 
+// Every rank writes its part of the optimizer's state beside what the first writes, which commits
+// all when all are durable. Throws on every rank when it went wrong on one.
+void save_shared(Loop& loop) {
+  Run& run = loop.run;
+  Collective& all = run.collective;
+  const int64_t step = run.state.step;
+  SaveJob job;
+  together(all, "checkpoint: begin", [&] {
+    if (!run.writes()) {
+      job.contents = contents_of(parts_of(run));
+      return;
+    }
+    job = prepare_save(loop);
+    remove_tree(saving_directory(run.out_dir, step));
+    make_directories(saving_directory(run.out_dir, step));
+  });
+  loop.saved_step = -1;
+  checkpoint_files::FileRecord mine;
+  together(all, "checkpoint: optimizer", [&] {
+    if (!run.writes()) mine = write_optimizer_part(run.out_dir, job.contents, all.rank());
+  });
+  const auto records = all.exchange_text(
+      Json({{"bytes", mine.bytes}, {"checksum", mine.checksum}}).dump(), "checkpoint: files");
+  together(all, "checkpoint: commit", [&] {
+    if (!run.writes()) return;
+    for (int rank = 1; rank < all.size(); ++rank) {
+      const Json record = Json::parse(records[static_cast<size_t>(rank)]);
+      job.contents.parts_written[checkpoint_files::optimizer_part(rank)] = {
+          record["bytes"].get<uint64_t>(), record["checksum"].get<std::string>()};
+    }
+    const CheckpointSaver::Saved saved = loop.saver.save(job.contents, job.is_best);
+    if (!saved.error.empty()) throw ResourceError("{}", saved.error);
+    note_saved(loop, saved);
+  });
+  loop.saved_step = step;
+}
+
 // The last one must be there when the program ends.
 void save_now(Loop& loop) {
+  check_finite(parts_of(loop.run));
   const SaveJob job = prepare_save(loop);
   const CheckpointSaver::Saved saved = loop.saver.save(job.contents, job.is_best);
   if (!saved.error.empty()) throw ResourceError("{}", saved.error);
@@ -151,6 +191,12 @@ Loop::Loop(Run& r)
 
 bool save(Loop& loop) {
   try {
+    check_finite(parts_of(loop.run));  // the same on every rank
+    if (loop.run.shards->shared()) {
+      save_shared(loop);
+      return true;
+    }
+    if (!loop.run.writes()) return true;
     const SaveJob job = prepare_save(loop);
     if (loop.run.config().save_in_background)
       loop.saver.start(job.contents, job.is_best);
@@ -170,14 +216,18 @@ void take_saved(Loop& loop, bool wait) {
 }
 
 TrainingResult finish(Loop& loop, Ending ending) {
-  save_and_say(loop, ending);
+  const bool is_saved = loop.saved_step == loop.run.state.step;
+  if (loop.run.shards->shared() && ending != Ending::diverged && !is_saved) save_shared(loop);
+  together(loop.run.collective, "the last checkpoint", [&] {
+    if (loop.run.writes()) save_and_say(loop, ending);
+  });
   loop.profile.say();
   Json summary = summarise(loop, ending);
   if (Json profile = loop.profile.json(); !profile.is_null())
     summary["profile"] = std::move(profile);
-  loop.page.finish(loop.run, summary);
+  if (loop.run.writes()) loop.page.finish(loop.run, summary);
   tell(loop, event_of(ending), summary);
-  return {exit_code(ending), name_of(ending), std::move(summary)};
+  return {exit_code(ending, loop.run.stop_code), name_of(ending), std::move(summary)};
 }
 
 }  // namespace train_sft

@@ -30,7 +30,6 @@ struct Loop {
   std::vector<std::vector<int32_t>> prompts;  // of samples
   std::string checkpoint;                     // the last one saved, or the one begun from
   int64_t saved_step;                         // of the last one saved or in flight; -1: none
-  int64_t retry_step = -1;                    // when a save failed: the step to try again at
   EvaluationLosses evaluation;                // the last one
 };
 

@@ -1,26 +1,24 @@
 #include "train/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "train/ranks.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/base/test_point.h"
 
 namespace train_sft {
-
 namespace {
 
-std::optional<double> mean_loss(Run& run, const RowTable& rows) {
-  auto piece = static_cast<uint64_t>(run.state.micro_rows);
-  uint64_t end = rows.size();
-  if (run.config().eval_batches > 0)
-    end = std::min(end, static_cast<uint64_t>(run.config().eval_batches * run.config().batch_size));
-  LossSums total;
-  for (uint64_t first = 0; first < end;) {
+// Adds rows [first, end); false when a stop was asked for.
+bool add_losses(Run& run, const RowTable& rows, uint64_t first, uint64_t end, uint64_t& piece,
+                LossSums& total) {
+  while (first < end) {
     test_point("evaluation");
-    if (signals::stop_requested()) return std::nullopt;
+    if (signals::stop_requested()) return false;
     const uint64_t count = std::min(piece, end - first);
     try {
       const LossSums sums = run.engine->evaluate(make_batch(rows, first, count));
@@ -32,6 +30,34 @@ std::optional<double> mean_loss(Run& run, const RowTable& rows) {
       piece = (count + 1) / 2;
     }
   }
+  return true;
+}
+
+// Parts of the rows fall to the processes in turn.
+std::optional<double> mean_loss(Run& run, const RowTable& rows) {
+  const auto rank = static_cast<uint64_t>(run.collective.rank());
+  const auto processes = static_cast<uint64_t>(run.collective.size());
+  auto piece = static_cast<uint64_t>(run.state.micro_rows);
+  uint64_t end = rows.size();
+  if (run.config().eval_batches > 0)
+    end = std::min(end, static_cast<uint64_t>(run.config().eval_batches * run.config().batch_size));
+  const uint64_t part =
+      std::clamp<uint64_t>((end + processes - 1) / processes, 1, std::max<uint64_t>(piece, 1));
+  LossSums own;
+  bool goes_on = true;
+  for (uint64_t first = rank * part; first < end && goes_on; first += processes * part)
+    goes_on = add_losses(run, rows, first, std::min(end, first + part), piece, own);
+
+  const double stop = goes_on ? 0 : static_cast<double>(signals::stop_code());
+  std::vector<double> stops;
+  LossSums total;
+  for (const std::vector<double>& of :
+       run.collective.exchange_numbers({own.loss, own.weight, stop}, "sums of an evaluation")) {
+    total.loss += of[0];
+    total.weight += of[1];
+    stops.push_back(of[2]);
+  }
+  if (stop_agreed(run, stops)) return std::nullopt;
   return total.weight > 0 ? total.loss / total.weight : std::numeric_limits<double>::quiet_NaN();
 }
 

@@ -16,17 +16,24 @@ constexpr uint64_t kRowsLookedAt = 1'000'000;
 
 MicroBatchNeeds needs_of(const Run& run) {
   const RowTable& rows = *run.train_rows;
-  MicroBatchNeeds needs{.model = run.settings.config.model,
-                        .config = run.config(),
-                        .batch = run.batch,
-                        .precision = run.state.precision,
-                        .threads = run.state.threads,
-                        .program = run.program_bytes,
-                        .data = run.data_bytes,
-                        .checkpoint_copy = checkpoint_copy_bytes(run.settings.config.model,
-                                                                 run.config(), run.state.precision),
-                        .mean_row_tokens = rows.fill() * static_cast<double>(run.batch.block_size)};
-  const uint64_t allowed = resident_bytes() + available_memory_bytes();
+  MicroBatchNeeds needs{
+      .model = run.settings.config.model,
+      .config = run.config(),
+      .batch = run.batch,
+      .precision = run.state.precision,
+      .threads = run.state.threads,
+      .program = run.program_bytes,
+      .data = run.data_bytes,
+      // Shared state is written where it lies.
+      .checkpoint_copy =
+          run.shards->shared()
+              ? 0
+              : checkpoint_copy_bytes(run.settings.config.model, run.config(), run.state.precision),
+      .optimizer_share = run.shards->share(),
+      .mean_row_tokens = rows.fill() * static_cast<double>(run.batch.block_size)};
+  // What is free is shared with the other processes on this machine.
+  const auto local = static_cast<uint64_t>(run.collective.place().local_world_size);
+  const uint64_t allowed = resident_bytes() + available_memory_bytes() / local;
   needs.limit = resolve_max_memory(run.config(), allowed);
   if (run.data.train.is_text) return needs;
   const uint64_t steps = std::min<uint64_t>(
@@ -59,15 +66,27 @@ MicroBatch micro_batch_of(const Run& run, const MicroBatchNeeds& needs) {
 bool keeps_limit(const Run& run, uint64_t needed) {
   const auto& saved = run.start.state;
   return run.start.kind == StartKind::resume && saved->arena_limit > 0 &&
+         saved->processes == run.state.processes &&
          needed <= static_cast<uint64_t>(saved->arena_limit) && saved->settings.is_object() &&
          saved->settings.value("max_memory", "") == run.config().max_memory;
+}
+
+// The least of any rank: what one computes and saves must hold for all. Zero when a row does not
+// fit somewhere, which every rank then says.
+int64_t least(Run& run, int64_t mine, const char* name) {
+  double least = static_cast<double>(mine);
+  for (const auto& of : run.collective.exchange_numbers({static_cast<double>(mine)}, name))
+    least = std::min(least, of[0]);
+  return static_cast<int64_t>(least);
 }
 
 }  // namespace
 
 EngineOptions fit_into_memory(Run& run) {
   const MicroBatchNeeds needs = needs_of(run);
-  const MicroBatch chosen = micro_batch_of(run, needs);
+  MicroBatch chosen = micro_batch_of(run, needs);
+  const int64_t agreed = least(run, chosen.rows, "rows computed at once");
+  if (agreed < chosen.rows) chosen = fit_micro_batch(needs, agreed);
   if (chosen.rows == 0) {
     const int64_t rows = needs.config.batch_size_auto ? 1 : run.batch.batch_size;
     const int64_t tokens =
@@ -81,6 +100,7 @@ EngineOptions fit_into_memory(Run& run) {
   run.state.arena_limit =
       static_cast<int64_t>(needs.limit - kMemoryAllowance - (memory.total() - memory.activations));
   if (keeps_limit(run, memory.activations)) run.state.arena_limit = run.start.state->arena_limit;
+  run.state.arena_limit = least(run, run.state.arena_limit, "memory for activations");
   if (chosen.rows < run.batch.batch_size || needs.config.batch_size_auto)
     log::info(
         "{} of {} rows are computed {} at a time: {} of memory planned, {} of it activations, of "

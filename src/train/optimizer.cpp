@@ -18,15 +18,19 @@ bool is_muons(const ParameterInfo& parameter) {
 }
 
 Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
+    : Optimizer(parameters, options, {0, parameters.layout().trained_total}) {}
+
+Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, TrainedPart part)
     : parameters_(parameters),
       options_(options),
-      exp_avg_(at::zeros({parameters.layout().trained_total}, parameters.master().options())),
+      part_(part),
+      exp_avg_(at::zeros({part.end - part.first}, parameters.master().options())),
       exp_avg_sq_(options.muon ? at::empty_like(exp_avg_) : at::zeros_like(exp_avg_)) {
   // The gaps between parameters hold zeros with zero gradients: an update leaves them zero, so a
   // range may run across them, as long as nothing frozen lies between.
   size_t matrices_before = 0;  // a range does not run across a matrix
   for (const auto& parameter : parameters.layout().parameters) {
-    if (!parameter.trained()) continue;
+    if (!updates(parameter)) continue;
     if (!has_second_moment(parameter)) {
       add_matrices(parameter);
       continue;
@@ -45,7 +49,7 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
   // Where Muon has no second moment its memory is never touched.
   if (!options_.muon) return;
   for (const Range& range : ranges_)
-    exp_avg_sq_.narrow(0, range.trained_offset, range.numel).zero_();
+    exp_avg_sq_.narrow(0, range.trained_offset - part_.first, range.numel).zero_();
   int64_t scratch = 0;
   for (const Matrix& matrix : matrices_)
     scratch = std::max(scratch, ops::muon_scratch(matrix.shape));
@@ -76,7 +80,7 @@ void Optimizer::muon(double lr, double grad_scale) {
     ops::muon(cut(parameters_.master(), matrix.master_offset),
               separate_compute ? cut(parameters_.compute(), matrix.offset) : at::Tensor(),
               cut(parameters_.gradients(), matrix.trained_offset),
-              cut(exp_avg_, matrix.trained_offset), scratch_, matrix.shape, update);
+              cut(exp_avg_, matrix.trained_offset - part_.first), scratch_, matrix.shape, update);
   }
 }
 
@@ -91,7 +95,17 @@ Optimizer::Result Optimizer::step(double lr, double denominator) {
 
 double Optimizer::grad_norm(double denominator) const {
   TRAIN_SFT_CHECK(denominator > 0, "a step with denominator {}", denominator);
-  return std::sqrt(ops::sum_of_squares(parameters_.gradients())) / denominator;
+  return std::sqrt(sum_of_squares()) / denominator;
+}
+
+double Optimizer::sum_of_squares() const {
+  return ops::sum_of_squares(
+      parameters_.gradients().narrow(0, part_.first, part_.end - part_.first));
+}
+
+at::Tensor Optimizer::moment(const at::Tensor& flat, const ParameterInfo& parameter) const {
+  return flat.narrow(0, parameter.trained_offset - part_.first, parameter.numel)
+      .view(parameter.shape);
 }
 
 void Optimizer::update(double lr, double denominator, double grad_norm) {
@@ -121,7 +135,8 @@ void Optimizer::adamw(double lr, double grad_scale) {
     ops::adamw(cut(parameters_.master(), range.master_offset),
                separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
                cut(parameters_.gradients(), range.trained_offset),
-               cut(exp_avg_, range.trained_offset), cut(exp_avg_sq_, range.trained_offset), pass);
+               cut(exp_avg_, range.trained_offset - part_.first),
+               cut(exp_avg_sq_, range.trained_offset - part_.first), pass);
   }
 }
 

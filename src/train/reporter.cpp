@@ -44,6 +44,7 @@ void Reporter::step_done(const StepOutcome& outcome) {
   all_ms_ += outcome.step_ms;
   data_wait_ms_ += outcome.data_wait_ms;
   last_loss_ = outcome.loss;
+  if (!run_.writes()) return;
   bar_.update(static_cast<uint64_t>(run_.state.step),
               fmt::format("loss {:.4f} · {} tok/s · {} left", outcome.loss,
                           human_count(tokens_per_s()), human_duration(eta_seconds())));

@@ -11,11 +11,11 @@ namespace {
 
 using Names = std::set<std::string>;
 
-const Names kStartOptions = {
-    "resume",   "extend_steps",         "fresh_schedule", "pretrained_model",
-    "out_dir",  "overwrite_data_check",
-    "on_event",  // a checkpoint's word never runs a command
-    "json"};
+const Names kStartOptions = {"resume",         "extend_steps",
+                             "fresh_schedule", "pretrained_model",
+                             "out_dir",        "overwrite_data_check",
+                             "on_event",  // a checkpoint's word never runs a command
+                             "procs",          "json"};
 // May change at any time: they do not touch the weights. Data and tokenizer are checked by their
 // content; vocab_size sizes a tokenizer, which a checkpoint brings.
 const Names kFreeOptions = {"data",
@@ -51,7 +51,9 @@ const Names kFreeOptions = {"data",
                             "threads",
                             "recompute",
                             "max_memory",
-                            "device"};
+                            "device",
+                            "shard",
+                            "dist_timeout"};
 const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", "min_lr",
                                 "lr_schedule", "warmup_iters", "plateau_iters"};
 const Names kOrderOptions = {"seed",     "packing",  "block_size",

@@ -5,6 +5,7 @@
 #include "train/checkpoint_files.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
+#include "train_sft/collective/agreement.h"
 
 namespace train_sft {
 namespace files = checkpoint_files;
@@ -36,14 +37,20 @@ bool roll_back(Loop& loop) {
     log::error("went back {} times and diverged again", kMostRollbacks);
     return false;
   }
-  const std::string checkpoint = newest_good_checkpoint(run);
+  // The first rank knows what it has saved; the others follow.
+  std::string checkpoint;
+  together(run.collective, "going back: the checkpoint", [&] {
+    if (run.writes()) checkpoint = newest_good_checkpoint(run);
+  });
+  checkpoint = run.collective.exchange_text(checkpoint, "going back: which").front();
   if (checkpoint.empty()) {
     log::error("{}: there is no checkpoint to go back to", run.out_dir);
     return false;
   }
   const int64_t diverged_at = run.state.step;
   const int64_t micro_rows = run.state.micro_rows, arena_limit = run.state.arena_limit;
-  run.state = load_training(checkpoint, *run.parameters, *run.optimizer);
+  together(run.collective, "going back: loading",
+           [&] { run.state = load_training(checkpoint, *run.parameters, *run.optimizer); });
   run.state.micro_rows = micro_rows;  // of this machine
   run.state.arena_limit = arena_limit;
   run.state.rollbacks = rollbacks;
@@ -54,11 +61,13 @@ bool roll_back(Loop& loop) {
   tell(
       loop, "rollback",
       {{"diverged_at", diverged_at}, {"checkpoint", checkpoint}, {"lr_scale", run.state.lr_scale}});
-  supersede_checkpoints_after(run.out_dir, run.state.step);
-  open_records(run);
+  if (run.writes()) {
+    supersede_checkpoints_after(run.out_dir, run.state.step);
+    open_records(run);
+  }
   loop.checkpoint = checkpoint;
   loop.saved_step = run.state.step;
-  loop.retry_step = -1;
+  run.retry_step = -1;
   return true;
 }
 

@@ -23,7 +23,6 @@ void open_log_file(const Run& run) {
 // Before the directory is locked nothing in it is touched; before it is known to be ours to write
 // to, nothing but the lock.
 void open_out_dir(Run& run) {
-  run.out_dir = run.config().out_dir;
   try {
     make_directories(run.out_dir);
     run.lock = std::make_unique<DirectoryLock>(run.out_dir);

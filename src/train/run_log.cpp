@@ -55,7 +55,11 @@ void log_length(const Run& run) {
             run.config().batch_size_auto ? "micro-batch" : "batch_size", batch.batch_size,
             batch.grad_accum, batch.ranks > 1 ? fmt::format(" × {} ranks", batch.ranks) : "",
             batch.tokens_per_step());
-  if (batch.ranks > 1)
+  const int processes = run.collective.size();
+  if (processes > 1)
+    log::info("{} processes share each step's {} micro-batches", processes,
+              batch.ranks * batch.grad_accum);
+  else if (batch.ranks > 1)
     log::info("the {} ranks are computed one after another on this device", batch.ranks);
   log::info("an epoch: {} steps; the run: {} steps, {:.3f} epochs{}", run.shape.steps_per_epoch,
             run.schedule.max_iters, run.shape.epochs(),

@@ -7,11 +7,13 @@
 
 #include "train/adapter_checkpoint.h"
 #include "train/checkpoint_files.h"
+#include "train/ranks.h"
 #include "train/run_card.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/memory.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/collective/agreement.h"
 #include "train_sft/model/parameters.h"
 
 namespace train_sft {
@@ -22,8 +24,11 @@ namespace {
 void choose_machine(Run& run) {
   const TrainConfig& config = run.config();
   const auto& saved = run.start.state;
+  const ProcessPlace& place = run.collective.place();
   run.state.precision = resolve_precision(config);
-  run.state.threads = resolve_threads(config);
+  run.state.threads = config.threads == 0 && place.world_size > 1 ? cores_of_process(place)
+                                                                  : resolve_threads(config);
+  run.state.processes = place.world_size;
   if (saved) {
     if (config.precision != "auto" && config.precision != saved->precision)
       throw UsageError(
@@ -31,7 +36,10 @@ void choose_machine(Run& run) {
           "start from its weights with --fresh_schedule",
           config.precision, saved->precision);
     run.state.precision = saved->precision;
-    if (config.threads == 0)
+    if (saved->processes != run.state.processes)
+      log::info("{} processes now and {} when the checkpoint was made; sums round differently",
+                run.state.processes, saved->processes);
+    else if (config.threads == 0)
       run.state.threads = saved->threads;
     else if (config.threads != saved->threads)
       log::warning("threads: {} now and {} when the checkpoint was made; sums round differently",
@@ -79,7 +87,8 @@ void check_same_data(Run& run, int64_t recorded_rows_per_step) {
 }
 
 void prepare_batches(Run& run) {
-  run.batch = resolve_batch(run.config(), run.config().gpus);
+  run.batch = resolve_batch(run.config(), batch_ranks(run));
+  check_shares(run);
   run.shape = resolve_run(run.config(), run.batch, run.train_rows->size());
   run.order.emplace(run.train_rows->size(), static_cast<uint64_t>(run.config().seed), true,
                     run.batch.rows_per_step());
@@ -105,9 +114,19 @@ void prepare_model(Run& run) {
   optimizer.weight_decay = config.weight_decay;
   optimizer.grad_clip = config.grad_clip;
   optimizer.muon = config.optimizer == "muon";
-  run.optimizer = std::make_unique<Optimizer>(*run.parameters, optimizer);
+  run.shards = std::make_unique<OptimizerShards>(run.collective, *run.parameters,
+                                                 config.shard == "optimizer");
+  if (run.shards->shared() && config.histogram_interval > 0)
+    throw UsageError(
+        "histogram_interval: with shard optimizer no process has all gradients; leave one of them "
+        "out");
+  run.optimizer = std::make_unique<Optimizer>(*run.parameters, optimizer, run.shards->own());
+  run.reduction =
+      std::make_unique<GradientReduction>(run.collective, *run.parameters, run.shards->limits());
+}
 
-  EngineOptions engine = fit_into_memory(run);
+void prepare_engine(Run& run, EngineOptions engine) {
+  const TrainConfig& config = run.config();
   engine.dropout = config.dropout;
   engine.seed = static_cast<uint64_t>(config.seed);
   engine.recompute = parse_recompute(config.recompute);
@@ -137,6 +156,7 @@ void restore(Run& run) {
       run.state.data_fingerprint = now.data_fingerprint;
       run.state.tokenizer_fingerprint = now.tokenizer_fingerprint;
       run.state.threads = now.threads;
+      run.state.processes = now.processes;
       run.state.micro_rows = now.micro_rows;
       run.state.arena_limit = now.arena_limit;
       check_same_data(run, recorded_rows);
@@ -170,35 +190,60 @@ double Run::epoch() const {
   return rows / static_cast<double>(train_rows->size());
 }
 
-std::unique_ptr<Run> set_up_run(const Settings& given) {
+namespace {
+
+// What the run will write to is made ready; nothing is before all ranks know that they can start.
+void open_files(Run& run) {
+  supersede_checkpoints_after(run.out_dir, run.state.step);
+  if (run.start.state && run.start.kind != StartKind::weights) {
+    const bool has_best = run.evaluates() && run.state.best_step >= 0;
+    checkpoint_files::point_links(run.out_dir, run.state.step,
+                                  has_best ? run.state.best_step : run.state.step);
+  }
+  write_run_config(run);
+  open_records(run);
+  log_run(run);
+  write_run_card(run);
+}
+
+void plan(Run& run, const Settings& given) {
+  run.start = plan_start(given);
+  run.settings = run.start.settings;
+  run.out_dir = run.config().out_dir;
+  if (run.writes()) run.on_event = given.config.on_event;
+  require_data(run.settings);
+}
+
+}  // namespace
+
+std::unique_ptr<Run> set_up_run(const Settings& given, Collective& collective) {
   const signals::ExitDeadline nothing_to_save_yet;
-  auto run = std::make_unique<Run>();
+  auto run = std::make_unique<Run>(collective);
   run->program_bytes = resident_bytes();
   const uint64_t anonymous = anonymous_bytes();
-  run->start = plan_start(given);
-  run->settings = run->start.settings;
-  run->on_event = given.config.on_event;
-  require_data(run->settings);
-  open_out_dir(*run);
-  log::info("{}; out_dir {}", run->start.said, run->out_dir);
-  log_settings(*run);
-  choose_machine(*run);
-  prepare_tokenizer(*run);
-  prepare_data(*run);
-  prepare_batches(*run);
-  run->data_bytes = std::max(anonymous_bytes(), anonymous) - anonymous;
-  prepare_model(*run);
-  restore(*run);
-  supersede_checkpoints_after(run->out_dir, run->state.step);
-  if (run->start.state && run->start.kind != StartKind::weights) {
-    const bool has_best = run->evaluates() && run->state.best_step >= 0;
-    checkpoint_files::point_links(run->out_dir, run->state.step,
-                                  has_best ? run->state.best_step : run->state.step);
-  }
-  write_run_config(*run);
-  open_records(*run);
-  log_run(*run);
-  write_run_card(*run);
+  together(collective, "the start", [&] { plan(*run, given); });
+  together(collective, "the run's directory", [&] {
+    if (run->writes()) open_out_dir(*run);
+    log::info("{}; out_dir {}", run->start.said, run->out_dir);
+    log_settings(*run);
+    choose_machine(*run);
+  });
+  first_rank_first(collective, "the tokenizer", [&] { prepare_tokenizer(*run); });
+  first_of_machine_first(collective, "the data", [&] { prepare_data(*run); });
+  together(collective, "the model", [&] {
+    prepare_batches(*run);
+    run->data_bytes = std::max(anonymous_bytes(), anonymous) - anonymous;
+    prepare_model(*run);
+  });
+  const EngineOptions engine = fit_into_memory(*run);
+  together(collective, "the weights", [&] {
+    prepare_engine(*run, engine);
+    restore(*run);
+  });
+  compare_ranks(*run);
+  together(collective, "the run's files", [&] {
+    if (run->writes()) open_files(*run);
+  });
   return run;
 }
 

@@ -9,8 +9,12 @@
 
 #include "train/append_file.h"
 #include "train/example_log.h"
+#include "train/gradient_reduction.h"
+#include "train/optimizer_shards.h"
 #include "train/start.h"
+#include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
+#include "train_sft/collective/collective.h"
 #include "train_sft/config/run_shape.h"
 #include "train_sft/data/eval_sets.h"
 #include "train_sft/data/loader.h"
@@ -23,6 +27,9 @@
 namespace train_sft {
 
 struct Run {
+  explicit Run(Collective& c) : collective(c) {}
+
+  Collective& collective;
   StartPlan start;
   Settings settings;     // in force
   std::string on_event;  // of this start alone
@@ -41,22 +48,29 @@ struct Run {
   RunShape shape;
   Schedule schedule;
   std::unique_ptr<Parameters> parameters;
-  std::unique_ptr<Optimizer> optimizer;  // refers to parameters
-  std::unique_ptr<Engine> engine;        // refers to parameters
+  std::unique_ptr<Optimizer> optimizer;          // refers to parameters
+  std::unique_ptr<Engine> engine;                // refers to parameters
+  std::unique_ptr<OptimizerShards> shards;       // refers to parameters
+  std::unique_ptr<GradientReduction> reduction;  // refers to parameters
+  // Null where this process is not the one that writes.
   std::unique_ptr<MetricsWriter> metrics;
   std::unique_ptr<ExampleLog> examples;
   std::unique_ptr<AppendFile> samples;  // null: none are written
   TrainState state;
+  int64_t retry_step = -1;            // when a save failed: the step to try again at
+  ExitCode stop_code = ExitCode::ok;  // of the signal that ends the run, whichever process got it
 
   const TrainConfig& config() const { return settings.config; }
-  bool evaluates() const;  // has validation data, and an interval
-  double epoch() const;    // passes over the data so far
+  bool writes() const { return collective.is_first(); }  // files, hooks and lines for people
+  bool evaluates() const;                                // has validation data, and an interval
+  double epoch() const;                                  // passes over the data so far
 };
 
 // Throws Error; what was said about it is in the log by then.
-std::unique_ptr<Run> set_up_run(const Settings& given);
+std::unique_ptr<Run> set_up_run(const Settings& given, Collective& collective = single_process());
 
-// -- the phases, each in a file of its own or beside set_up_run
+// -- the phases, each in a file of its own or beside set_up_run; those that write files are for the
+// process that writes
 void open_out_dir(Run& run);            // run_directory.cpp
 void restore_out_dir(Run& run);         // run_directory.cpp: when it was removed under the run
 void write_run_config(const Run& run);  // run_directory.cpp: config.json

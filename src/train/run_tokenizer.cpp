@@ -10,8 +10,10 @@ std::string stored_tokenizer_directory(const Run& run) {
   return join_path(run.out_dir, "tokenizer");
 }
 
-// Trained once and kept with the run: a resume and the checkpoints use the same.
+// Trained once, by the first process, and kept with the run: the others, a resume and the
+// checkpoints use the same.
 std::unique_ptr<Tokenizer> train_and_store(const Run& run) {
+  if (!run.writes()) return load_tokenizer(stored_tokenizer_directory(run));
   const TrainConfig& config = run.config();
   const TokenizerTraining training = tokenizer_training(config);
   const auto documents = load_documents(config);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "train/ranks.h"
 #include "train/spikes.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
@@ -24,11 +25,13 @@ double ms_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
-struct Accumulated {
+// Of this process's part of a step, then of the whole step.
+struct Totals {
   LossSums sums;
   int64_t tokens = 0, examples = 0;
   double data_wait_ms = 0;
   bool interrupted = false;
+  bool save_asked = false;
 };
 
 Batch piece_of_step(const Run& run, StepRows rows) {
@@ -44,29 +47,25 @@ void cut_pieces(Run& run, int64_t rows, const ResourceError& error) {
                run.state.step + 1, rows, run.state.micro_rows, error.what());
 }
 
-// Gradients and losses of all pieces of all micro-batches as sums: one division at the end makes
-// 1×8, 2×4 and 8×1 the same step, however unevenly tokens are learned. The ranks of one process are
-// worked off in turn: micro-batch after micro-batch, in the order of the step's rows.
-Accumulated accumulate(Run& run) {
-  Accumulated total;
-  run.engine->gives_way() ? run.parameters->drop_gradients() : run.parameters->zero_gradients();
-  // An epoch's last step is short.
-  const uint64_t rows = run.order->rows_in_step(static_cast<uint64_t>(run.state.data_step));
-  const auto size = static_cast<uint64_t>(run.batch.batch_size);
-  for (uint64_t first = 0; first < rows;) {
-    if (first > 0 && signals::stop_requested()) {
+// One micro-batch in pieces. After the last of the step what is complete is added up over the ranks
+// while layers below are still computed.
+void add_micro_batch(Run& run, StepRows rows, bool is_last, Totals& total) {
+  for (uint64_t first = rows.first; first < rows.end;) {
+    if (signals::stop_requested()) {
       total.interrupted = true;
-      break;
+      return;
     }
     test_point("micro_step");
     const auto begin = Clock::now();
-    const uint64_t end = std::min(
-        {first + static_cast<uint64_t>(run.state.micro_rows), (first / size + 1) * size, rows});
+    const uint64_t end = std::min(first + static_cast<uint64_t>(run.state.micro_rows), rows.end);
     const Batch batch = piece_of_step(run, {first, end});
     total.data_wait_ms += ms_since(begin);
+    Engine::LayerDone layer_done;
+    if (is_last && end == rows.end)
+      layer_done = [&run](int64_t layer) { run.reduction->layer_done(layer); };
     LossSums sums;
     try {
-      sums = run.engine->forward_backward(batch, static_cast<uint64_t>(run.state.step));
+      sums = run.engine->forward_backward(batch, static_cast<uint64_t>(run.state.step), layer_done);
     } catch (const ResourceError& error) {  // before anything was added
       cut_pieces(run, static_cast<int64_t>(end - first), error);
       continue;
@@ -77,6 +76,54 @@ Accumulated accumulate(Run& run) {
     total.tokens += batch.size();
     total.examples += run.data.train.is_text ? batch.rows : batch.documents();
   }
+}
+
+// What the ranks have to tell each other, in one message. Rank 0's part is added up first, and so
+// on: the same bits everywhere.
+Totals over_ranks(Run& run, const Totals& own) {
+  const auto stop = own.interrupted ? static_cast<double>(signals::stop_code()) : 0.0;
+  const bool retry = run.retry_step >= 0 && run.state.step + 1 >= run.retry_step;
+  const bool save = signals::take_save_request() || retry;
+  const auto all = run.collective.exchange_numbers(
+      {own.sums.loss, own.sums.weight, static_cast<double>(own.tokens),
+       static_cast<double>(own.examples), stop, static_cast<double>(run.state.micro_rows),
+       save ? 1.0 : 0.0},
+      "sums of the step");
+  Totals total;
+  std::vector<double> stops;
+  for (const std::vector<double>& of : all) {
+    total.sums.loss += of[0];
+    total.sums.weight += of[1];
+    total.tokens += static_cast<int64_t>(of[2]);
+    total.examples += static_cast<int64_t>(of[3]);
+    stops.push_back(of[4]);
+    // A resume computes on every rank what it computes on the first.
+    run.state.micro_rows = std::min(run.state.micro_rows, static_cast<int64_t>(of[5]));
+    total.save_asked = total.save_asked || of[6] > 0;
+  }
+  total.interrupted = stop_agreed(run, stops);
+  total.data_wait_ms = own.data_wait_ms;
+  return total;
+}
+
+// Gradients and losses of all pieces of all micro-batches as sums: one division at the end makes
+// 1×8, 2×4 and 8×1 the same step, however unevenly tokens are learned. Ranks of the batch beyond
+// the processes there are are worked off in turn.
+Totals accumulate(Run& run) {
+  Totals own;
+  run.collective.at_step(run.state.step + 1);
+  run.engine->gives_way() ? run.parameters->drop_gradients() : run.parameters->zero_gradients();
+  // An epoch's last step is short.
+  const uint64_t rows = run.order->rows_in_step(static_cast<uint64_t>(run.state.data_step));
+  const std::vector<StepRows> micro_batches =
+      own_micro_batches(run.batch, rows, run.collective.rank(), run.collective.size());
+  if (micro_batches.empty()) own.interrupted = signals::stop_requested();
+  for (size_t m = 0; m < micro_batches.size() && !own.interrupted; ++m)
+    add_micro_batch(run, micro_batches[m], m + 1 == micro_batches.size(), own);
+  const profile::Scope scope("other ranks");
+  run.reduction->start_rest();
+  const Totals total = over_ranks(run, own);
+  run.reduction->wait();
   return total;
 }
 
@@ -150,8 +197,9 @@ StepOutcome take_step(Run& run) {
   const auto begin = Clock::now();
   TrainState& state = run.state;
   StepOutcome outcome;
-  const Accumulated total = accumulate(run);
+  const Totals total = accumulate(run);
   outcome.interrupted = total.interrupted;
+  outcome.save_asked = total.save_asked;
   if (outcome.interrupted) return outcome;
 
   outcome.lr = run.schedule.lr(state.step) * state.lr_scale;
@@ -160,14 +208,18 @@ StepOutcome take_step(Run& run) {
   if (total.sums.weight > 0) {
     outcome.loss = total.sums.loss / total.sums.weight;
     if (std::isfinite(outcome.loss))
-      outcome.grad_norm = run.optimizer->grad_norm(total.sums.weight);
+      outcome.grad_norm =
+          std::sqrt(run.shards->total(run.optimizer->sum_of_squares())) / total.sums.weight;
     if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
       outcome.skipped = true;
       count_bad_step(state, outcome);
     } else {
       state.bad_steps = 0;
       outcome.skipped = skips_as_spike(run, outcome);
-      if (!outcome.skipped) run.optimizer->update(outcome.lr, total.sums.weight, outcome.grad_norm);
+      if (!outcome.skipped) {
+        run.optimizer->update(outcome.lr, total.sums.weight, outcome.grad_norm);
+        run.shards->gather_weights();
+      }
     }
   } else {
     outcome.loss = std::numeric_limits<double>::quiet_NaN();

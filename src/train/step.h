@@ -9,6 +9,7 @@ namespace train_sft {
 
 struct StepOutcome {
   bool interrupted = false;  // a stop was asked for between micro-batches: nothing was changed
+  bool save_asked = false;   // by SIGUSR1 to any process, or after a save that failed
   bool skipped = false;      // non-finite loss or gradient, or a skipped spike: no update
   double loss = 0;           // Σ weighted losses / Σ weights; NaN when nothing was learned
   double grad_norm = 0;      // before clipping

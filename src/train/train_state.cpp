@@ -42,6 +42,7 @@ Json to_json(const TrainState& state) {
           {"rows_per_step", state.rows_per_step},
           {"precision", state.precision},
           {"threads", state.threads},
+          {"processes", state.processes},
           {"micro_rows", state.micro_rows},
           {"arena_limit", state.arena_limit},
           {"data_fingerprint", state.data_fingerprint},
@@ -78,6 +79,7 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
     state.rows_per_step = json_int(json, "rows_per_step", where);
     state.precision = json_string(json, "precision", where);
     state.threads = json_int(json, "threads", where);
+    if (json.contains("processes")) state.processes = json_int(json, "processes", where);
     if (json.contains("micro_rows")) state.micro_rows = json_int(json, "micro_rows", where);
     if (json.contains("arena_limit")) state.arena_limit = json_int(json, "arena_limit", where);
     state.data_fingerprint = json_string(json, "data_fingerprint", where);

@@ -10,7 +10,6 @@
 #include "train/samples.h"
 #include "train/step.h"
 #include "train_sft/base/log.h"
-#include "train_sft/base/signals.h"
 
 namespace train_sft {
 namespace {
@@ -56,6 +55,19 @@ bool out_of_patience(const Run& run) {
   return true;
 }
 
+// What people and tools read of a step; of many processes the first alone writes it.
+void write_records(Loop& loop, const Due& due, const StepOutcome& outcome,
+                   const EvaluationLosses& evaluation) {
+  Run& run = loop.run;
+  if (due.log || outcome.skipped)
+    for (const Sign& sign : loop.reporter.report(outcome, evaluation))
+      tell(loop, "sign", to_json(sign));
+  write_histograms(run, outcome);
+  if (due.evaluate) loop.page.update(run);
+  const bool diverged = run.state.bad_steps >= run.config().max_bad_steps;
+  if (due.sample && !diverged) write_samples(run, loop.prompts);
+}
+
 // What follows a step: evaluate, report, sample, save. An ending, when the run ends here.
 std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   Run& run = loop.run;
@@ -72,18 +84,12 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
     if (evaluation.val_loss)
       improved = note_validation(run.state, *evaluation.val_loss, run.config().min_delta);
   }
-  if (due.log || outcome.skipped)
-    for (const Sign& sign : loop.reporter.report(outcome, evaluation))
-      tell(loop, "sign", to_json(sign));
-  write_histograms(run, outcome);
-  if (due.evaluate) loop.page.update(run);
+  if (run.writes()) write_records(loop, due, outcome, evaluation);
   if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
-  if (due.sample) write_samples(run, loop.prompts);
 
   take_saved(loop);
-  const bool asked =
-      signals::take_save_request() || (loop.retry_step >= 0 && run.state.step >= loop.retry_step);
-  if ((asked || improved || save_is_due(run, due.evaluate)) && !save(loop)) return Ending::diverged;
+  const bool wanted = outcome.save_asked || improved || save_is_due(run, due.evaluate);
+  if (wanted && !save(loop)) return Ending::diverged;
   if (evaluation.val_loss && out_of_patience(run)) return Ending::early_stop;
   return std::nullopt;
 }
@@ -96,11 +102,11 @@ Ending run_to_an_ending(Loop& loop) {
     if (const auto ending = after_step(loop, outcome)) return *ending;
   }
   while (run.state.step < run.schedule.max_iters) {
-    if (signals::stop_requested()) return Ending::signal;
-    const StepOutcome outcome = loop.profile.take_step(run);  // data → forward, backward → clip, update
+    const StepOutcome outcome =
+        loop.profile.take_step(run);  // data → forward, backward → clip, update
     if (outcome.interrupted) return Ending::signal;
     loop.reporter.step_done(outcome);
-    run.examples->step_done(run);
+    if (run.writes()) run.examples->step_done(run);
     if (const auto ending = after_step(loop, outcome)) return *ending;
   }
   return Ending::max_iters;
@@ -115,9 +121,9 @@ Ending run_loop(Loop& loop) {
 
 }  // namespace
 
-TrainingResult train(const Settings& settings) {
+TrainingResult train(const Settings& settings, Collective& collective) {
   const LogFileScope log_file;
-  const std::unique_ptr<Run> run = set_up_run(settings);
+  const std::unique_ptr<Run> run = set_up_run(settings, collective);
   if (run->state.step == 0) log_eval_sets_at_start(*run);
   Loop loop(*run);
   if (run->state.step >= run->schedule.max_iters)

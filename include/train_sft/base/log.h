@@ -14,6 +14,8 @@ namespace train_sft::log {
 enum class Level { debug, info, warning, error };
 
 void set_level(Level level);
+// Put in front of every line, to tell whose it is among those of several processes.
+void set_prefix(const std::string& prefix);
 // Adds a file that receives every line, with a timestamp; appended to and flushed line by line so
 // that `tail -f` is useful. An empty path removes it.
 void set_file(const std::string& path);

@@ -105,7 +105,10 @@ struct TrainConfig {
   int64_t threads = 0;             // 0: the cores this process may use
   std::string max_memory = "90%";  // bytes with a suffix, or a part of what there is
   std::string recompute = "none";  // none, attention, block (config/recompute.h)
-  int64_t gpus = 1;  // ranks of the batch; worked off in turn by the devices there are
+  int64_t procs = 1;  // processes of this run that this one starts (dist/launch.h)
+  int64_t gpus = 1;  // ranks of the batch; derived: the processes of the run
+  std::string shard = "none";   // none, optimizer: its state is shared among the processes
+  int64_t dist_timeout = 600;   // seconds that one process of a run waits for another
 };
 
 // What a run of these settings trains.

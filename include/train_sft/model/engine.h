@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "train_sft/config/recompute.h"
@@ -43,8 +44,10 @@ class Engine {
 
   // Adds the gradient of this micro-batch's *sum* of weighted losses to parameters.gradients().
   // Dropout is keyed by (seed, step, example id, position, layer): it does not depend on how rows
-  // were cut into micro-batches.
-  LossSums forward_backward(const Batch& batch, uint64_t step);
+  // were cut into micro-batches. layer_done(l) is called when the gradients of layer l and of all
+  // above it are complete: not for every batch (one that learns nothing), nor for every layer.
+  using LayerDone = std::function<void(int64_t layer)>;
+  LossSums forward_backward(const Batch& batch, uint64_t step, const LayerDone& layer_done = {});
   // No dropout, no gradient.
   LossSums evaluate(const Batch& batch);
   // [N, vocab] in the compute dtype, for tests and scoring; the one place where logits exist whole.

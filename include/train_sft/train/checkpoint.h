@@ -45,6 +45,7 @@ struct TrainState {
   int64_t rows_per_step = 0;
   std::string precision;  // choices decided once and kept
   int64_t threads = 0;
+  int64_t processes = 1;
   int64_t micro_rows = 0;   // rows computed at once; 0: made before this was recorded
   int64_t arena_limit = 0;  // bytes that the activations may take
 };

@@ -23,9 +23,16 @@ struct OptimizerOptions {
 // Whether Muon updates this parameter, when it is asked for.
 bool is_muons(const ParameterInfo& parameter);
 
+// Elements [first, end) of the buffers of what is trained: whole parameters.
+struct TrainedPart {
+  int64_t first = 0, end = 0;
+};
+
 class Optimizer {
  public:
   Optimizer(Parameters& parameters, const OptimizerOptions& options);
+  // Keeps the moments of a part and updates that alone.
+  Optimizer(Parameters& parameters, const OptimizerOptions& options, TrainedPart part);
 
   struct Result {
     double grad_norm = 0;  // of gradient sums ÷ denominator, before clipping
@@ -36,14 +43,20 @@ class Optimizer {
   // The two halves of a step, for a decision between them: the norm of gradient sums ÷ denominator,
   // and the update that takes that norm, which must be finite.
   double grad_norm(double denominator) const;
+  double sum_of_squares() const;  // of the part's gradient sums
   void update(double lr, double denominator, double grad_norm);
 
   bool has_second_moment(const ParameterInfo& parameter) const {
     return !options_.muon || !is_muons(parameter);
   }
-  at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total]; Muon's momentum
-  at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // [trained_total]
-  int64_t t = 0;                                    // updates applied
+  bool updates(const ParameterInfo& parameter) const {
+    return parameter.trained_offset >= part_.first && parameter.trained_offset < part_.end;
+  }
+  at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total or the part]; Muon's momentum
+  at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // likewise
+  // A parameter's place in them.
+  at::Tensor moment(const at::Tensor& flat, const ParameterInfo& parameter) const;
+  int64_t t = 0;  // updates applied
 
  private:
   // Neighbouring parameters with the same decay are updated as one.
@@ -61,6 +74,7 @@ class Optimizer {
 
   Parameters& parameters_;
   OptimizerOptions options_;
+  TrainedPart part_;
   std::vector<Range> ranges_;
   std::vector<Matrix> matrices_;
   at::Tensor scratch_;  // of Muon

@@ -175,6 +175,7 @@ TEST_F(ResumeTest, AStopDuringAnEvaluationIsMadeUpFor) {
   EXPECT_EQ(read_train_state("out/latest").best_step, read_train_state("cut/latest").best_step);
 }
 
+// The request is shared with the other ranks by the step that follows, which then saves.
 TEST_F(ResumeTest, Sigusr1SavesAndGoesOn) {
   Settings settings = tiny();
   set(settings, "save_interval", 100);
@@ -183,7 +184,7 @@ TEST_F(ResumeTest, Sigusr1SavesAndGoesOn) {
   SignalAtStep signal(SIGUSR1, 5);
   const ScopedFileSystem scope(signal);
   EXPECT_EQ(train(settings).stopped_by, "max_iters");
-  EXPECT_EQ(verify_checkpoint("out/step_00000005"), "");
+  EXPECT_EQ(verify_checkpoint("out/step_00000006"), "");
   EXPECT_EQ(verify_checkpoint("out/step_00000012"), "");
 }
 

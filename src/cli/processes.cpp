@@ -1,0 +1,46 @@
+#include "cli/processes.h"
+
+#include "train_sft/base/log.h"
+#include "train_sft/base/signals.h"
+#include "train_sft/dist/environment.h"
+#include "train_sft/dist/launch.h"
+
+namespace train_sft::cli {
+namespace {
+
+void check_launcher(const Settings& settings, const ProcessPlace& place) {
+  if (settings.config.procs == 1 || place.launcher == kOwnLauncher) return;
+  throw UsageError(
+      "procs: {} ({}) contradicts {}, which has started {} processes; leave out --procs, or start "
+      "train_sft without {}",
+      settings.config.procs, settings.source.at("procs"), place.launcher, place.world_size,
+      place.launcher);
+}
+
+}  // namespace
+
+std::optional<Outcome> run_processes(const Invocation& invocation) {
+  const TrainConfig& config = invocation.settings.config;
+  if (const std::optional<ProcessPlace> place = place_from_environment()) {
+    check_launcher(invocation.settings, *place);
+    return std::nullopt;
+  }
+  if (config.procs == 1) {
+    if (const std::string line = unused_tasks(); !line.empty()) log::warning("{}", line);
+    return std::nullopt;
+  }
+  signals::throw_if_stopped();
+  Launch request;
+  request.program = program_path();
+  request.words = invocation.words;
+  request.processes = static_cast<int>(config.procs);
+  request.keep_stdout = config.json;
+  const LaunchResult result = launch(request);
+  if (!result.failure.empty()) throw Error(ExitCode{result.exit_code}, result.failure);
+  Outcome outcome{ExitCode{result.exit_code}, Json::object()};
+  if (config.json && !result.output.empty())
+    outcome.result = parse_json(result.output, "the output of rank 0");
+  return outcome;
+}
+
+}  // namespace train_sft::cli

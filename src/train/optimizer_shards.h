@@ -1,0 +1,37 @@
+// With --shard optimizer each process keeps the moments of a part of the parameters and updates
+// that part alone (ZeRO stage 1, Rajbhandari et al. 2020): gradients are scattered to the parts as
+// they are summed, updated weights gathered.
+#pragma once
+
+#include "train_sft/collective/collective.h"
+#include "train_sft/train/optimizer.h"
+
+namespace train_sft {
+
+// The limits of `parts` parts of what is trained, as even as whole parameters allow. Parameters
+// that serve as one matrix stay together.
+ShardLimits shard_limits(const ParameterLayout& layout, int parts);
+// Those of [first, first + numel), counted from first.
+ShardLimits limits_within(const ShardLimits& limits, int64_t first, int64_t numel);
+
+class OptimizerShards {
+ public:
+  // Keeps references. Not shared: every process updates everything.
+  OptimizerShards(Collective& collective, Parameters& parameters, bool shared);
+
+  bool shared() const { return !limits_.empty(); }
+  const ShardLimits& limits() const { return limits_; }  // empty unless shared
+  TrainedPart own() const;
+  double share() const;  // of what is trained that is this process's
+  // Of each part's sum the whole's.
+  double total(double sum_of_part) const;
+  // After an update: every part's weights to all.
+  void gather_weights() const;
+
+ private:
+  Collective& collective_;
+  Parameters& parameters_;
+  ShardLimits limits_;
+};
+
+}  // namespace train_sft

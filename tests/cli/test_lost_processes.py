@@ -1,0 +1,88 @@
+"""A process that dies or hangs: the others end in time and say so, no checkpoint is harmed, and the run goes on."""
+
+import pathlib
+import signal
+import time
+
+import pytest
+
+from conftest import metrics
+from ranks import Processes, assert_same_steps, train, wait_for_step
+
+TIMEOUT = 4
+SETTINGS = ("--data", "text.txt", "--n_layer", 2, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1,
+            "--block_size", 32, "--batch_size", 2, "--max_iters", 600, "--eval_interval", 50, "--save_interval", 10,
+            "--log_interval", 1, "--learning_rate", "1e-3", "--dropout", 0.1, "--dist_timeout", TIMEOUT)
+RESUMED = ("--resume", "auto", "--dist_timeout", TIMEOUT)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of three processes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("run")
+    words = "the quick brown fox jumps over the lazy dog while seven wizards box".split()
+    (folder / "text.txt").write_text(
+        "\n".join(" ".join(words[(i * 7 + j * 3) % 13] for j in range(3 + i % 12)) for i in range(120)) + "\n",
+        encoding="utf-8")
+    train(3, *SETTINGS, "--out_dir", "whole", cwd=folder)
+    return folder
+
+
+def content(path):
+    return pathlib.Path(path).read_bytes()
+
+
+def assert_goes_on_as_the_whole_run(folder, out_dir):
+    train(3, *RESUMED, "--out_dir", out_dir, cwd=folder)
+    assert_same_steps(metrics(folder / "whole"), metrics(folder / out_dir), 0)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert content(folder / "whole" / "latest" / name) == content(folder / out_dir / "latest" / name), name
+
+
+@pytest.mark.parametrize("lost", (0, 1, 2))
+@pytest.mark.parametrize("how", ("killed", "hung"))
+def test_the_others_end_in_time_and_the_run_goes_on_bit_for_bit(whole, lost, how):
+    out_dir = f"{how}{lost}"
+    others = [rank for rank in range(3) if rank != lost]
+    processes = Processes(3, *SETTINGS, "--out_dir", out_dir, cwd=whole)
+    try:
+        wait_for_step(whole / out_dir, 40 + 37 * lost, processes)
+        processes.signal(lost, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        begin = time.monotonic()
+        ended = processes.end(ranks=others, timeout=60)
+        seconds = time.monotonic() - begin
+    finally:
+        processes.kill_all()
+    assert seconds < TIMEOUT + 12, f"{seconds:.1f} s"
+    for rank in others:
+        code, said = ended[rank]
+        assert code == 5, f"rank {rank}: {code}\n{said[-3000:]}"
+        assert f"rank {rank} of 3: lost the other processes in '" in said, said[-3000:]
+    if how == "hung":
+        named = "no sign of life from the meeting place" if lost == 0 else f"no sign of life from rank {lost}. "
+        assert any(named in said for _, said in ended.values()), "\n".join(said[-1500:] for _, said in ended.values())
+    assert max(metrics(whole / out_dir)) < 600
+    assert_goes_on_as_the_whole_run(whole, out_dir)
+
+
+@pytest.mark.parametrize("lost", (0, 1, 2))
+def test_killed_while_all_ranks_write_a_checkpoint(whole, lost):
+    """Shared optimizer state, saved after every step: most of the time is saving."""
+    out_dir = f"saving{lost}"
+    settings = (*SETTINGS, "--max_iters", 60, "--eval_interval", -1, "--save_interval", 1, "--shard", "optimizer")
+    if not (whole / "saved").exists():
+        train(3, *settings, "--out_dir", "saved", cwd=whole)
+    for cut in (5, 20, 33):
+        resumed = settings if cut == 5 else RESUMED
+        processes = Processes(3, *resumed, "--out_dir", out_dir, cwd=whole)
+        try:
+            wait_for_step(whole / out_dir, cut + lost, processes)
+            processes.signal(lost, signal.SIGKILL)
+            ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=60)
+        finally:
+            processes.kill_all()
+        assert {code for code, _ in ended.values()} == {5}, ended
+    train(3, *RESUMED, "--out_dir", out_dir, cwd=whole)
+    assert_same_steps(metrics(whole / "saved"), metrics(whole / out_dir), 0)
+    for name in ("model.safetensors", *(f"optimizer{part}.safetensors" for part in ("", "-00001", "-00002"))):
+        assert content(whole / "saved" / "latest" / name) == content(whole / out_dir / "latest" / name), name
