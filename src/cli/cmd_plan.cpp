@@ -89,6 +89,8 @@ void choose_devices(PlanRequest& request, const Invocation& invocation) {
       throw UsageError("on: {} devices and gpus {} contradict each other; give one of them",
                        request.on->count, config.gpus);
     }
+  } else if (!gpus_given) {
+    config.gpus = config.procs;
   }
   config.gpus *= request.nodes;
 }

@@ -124,6 +124,9 @@ void describe_communication(const Json& sums, Text& text) {
         number(sums, "communication_ms") - number(sums, "exposed_ms"), number(sums, "compute_ms"),
         100 * number(sums, "scaling_efficiency"), whole(number(sums, "ranks")));
   text.line("", "{}", sums["links_basis"].get<std::string>());
+  if (sums["shard"] == "none")
+    text.line("", "--shard optimizer would leave {} of the optimizer's state to each",
+              human_bytes(number(sums, "optimizer_bytes_sharded")));
 }
 
 void describe_cost(const Json& plan, Text& text) {

@@ -32,6 +32,7 @@ struct PlanFacts {
   StepTime time{};
   Cluster cluster{};
   std::optional<Communication> communication{};  // none: one process
+  double optimizer_bytes = 0;                    // of its state, were it not shared
   double evaluation_s = 0;                       // one
   double total_s = 0;                            // 0: not known
 
@@ -40,10 +41,13 @@ struct PlanFacts {
   bool starts_from_weights() const {
     return !config().pretrained_model.empty() || !config().resume.empty();
   }
+  bool sharded() const { return config().shard == "optimizer" && cluster.ranks() > 1; }
   double tokens_total() const { return run.epochs() * static_cast<double>(size().tokens); }
 };
 
 Cluster cluster_of(const PlanRequest& request);
+// With --shard optimizer: the part of its state that the rank with the most of it keeps.
+double largest_shard(const PlanFacts& facts);
 // Predicts what the processes send each other, and adds what it costs to the step's time.
 void plan_communication(PlanFacts& facts);
 // Of plan["communication"]; null for one process.

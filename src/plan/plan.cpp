@@ -78,9 +78,11 @@ uint64_t memory_limit(const PlanRequest& request, uint64_t available) {
 
 void plan_memory_of_run(PlanFacts& facts) {
   const TrainConfig& config = facts.config();
+  const double share = facts.sharded() ? largest_shard(facts) : 1;
+  // A device has its own; the processes of a machine share what is free.
   const auto available = facts.request.on
                              ? static_cast<uint64_t>(facts.request.on->device.memory_bytes)
-                             : available_memory_bytes();
+                             : available_memory_bytes() / static_cast<uint64_t>(config.procs);
   facts.available_memory = available;
   facts.max_memory = memory_limit(facts.request, available);
   const MicroBatchNeeds needs{
@@ -92,9 +94,10 @@ void plan_memory_of_run(PlanFacts& facts) {
       .limit = facts.max_memory,
       .program = facts.request.program_bytes,
       .data = data_bytes(facts.request.data),
-      .checkpoint_copy = facts.request.on  // made in the host's memory
+      .checkpoint_copy = facts.request.on || facts.sharded()  // made in the host's memory, or not
                              ? 0
                              : checkpoint_copy_bytes(facts.model, config, facts.precision),
+      .optimizer_share = share,
       .mean_row_tokens = mean_row_tokens(facts),
       .largest_tokens = largest_tokens(facts)};
   // A run that does not fit is planned as it is set, or row by row.
@@ -104,10 +107,13 @@ void plan_memory_of_run(PlanFacts& facts) {
                                                   : facts.micro_rows * facts.batch.block_size;
   facts.memory = needs.memory(facts.micro_batch_tokens);
   facts.memory.gradients -= needs.gradients_in_turn({facts.micro_rows, facts.micro_batch_tokens});
+  facts.optimizer_bytes = static_cast<double>(facts.memory.optimizer) / share;
+  const auto elsewhere = static_cast<uint64_t>(facts.optimizer_bytes * (1 - share));
   const uint64_t beside =
       facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy + kMemoryAllowance;
-  facts.largest_batch = largest_batch(facts.model, config, facts.precision, facts.threads,
-                                      facts.max_memory > beside ? facts.max_memory - beside : 0);
+  facts.largest_batch =
+      largest_batch(facts.model, config, facts.precision, facts.threads,
+                    facts.max_memory > beside ? facts.max_memory - beside + elsewhere : 0);
 }
 
 double mean_step_tokens(const PlanFacts& facts) {

@@ -1,7 +1,10 @@
 // A run's communication: its processes and links from the request, its sizes from the model.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "plan/facts.h"
+#include "train/optimizer_shards.h"
 
 namespace train_sft {
 namespace {
@@ -9,6 +12,7 @@ namespace {
 constexpr double kBytesPerGigabit = 1e9 / 8;
 // What the gradients are summed in: they are kept in fp32 in either precision.
 constexpr double kGradientBytes = 4;
+constexpr double kMasterBytes = 4;
 
 Links links_of(const PlanRequest& request, const Cluster& cluster) {
   Links links;
@@ -51,7 +55,16 @@ double last_backward_ms(const PlanFacts& facts) {
 }  // namespace
 
 Cluster cluster_of(const PlanRequest& request) {
-  return {request.on ? request.on->count : 1, request.nodes};
+  return {request.on ? request.on->count : request.settings.config.procs, request.nodes};
+}
+
+double largest_shard(const PlanFacts& facts) {
+  const ParameterLayout layout = parameter_layout(facts.model, training_of(facts.config()));
+  const ShardLimits limits = shard_limits(layout, static_cast<int>(facts.cluster.ranks()));
+  int64_t largest = 0;
+  for (size_t rank = 1; rank < limits.size(); ++rank)
+    largest = std::max(largest, limits[rank] - limits[rank - 1]);
+  return static_cast<double>(largest) / static_cast<double>(layout.trained_total);
 }
 
 void plan_communication(PlanFacts& facts) {
@@ -61,6 +74,8 @@ void plan_communication(PlanFacts& facts) {
   request.cluster = facts.cluster;
   request.links = links_of(facts.request, facts.cluster);
   request.ranges = gradient_ranges(facts.model, layout, kGradientBytes);
+  request.sharded = facts.sharded();
+  request.gathered_bytes = kMasterBytes * static_cast<double>(layout.trained_count());
   request.last_backward_ms = last_backward_ms(facts);
   facts.communication = predict_communication(request);
   if (facts.time.step_ms > 0) facts.time.step_ms += facts.communication->exposed_ms;
@@ -81,6 +96,8 @@ Json communication_json(const PlanFacts& facts) {
           {"devices_per_node", facts.cluster.devices},
           {"nodes", facts.cluster.nodes},
           {"reduce_dtype", "fp32"},
+          {"shard", facts.config().shard},
+          {"optimizer_bytes_sharded", facts.optimizer_bytes * largest_shard(facts)},
           {"sent_bytes", communication.sent_bytes},
           {"node_sent_bytes", communication.node_sent_bytes},
           {"link_gbps", gbps(facts.cluster.devices > 1, links.device_bytes_per_s)},

@@ -100,10 +100,22 @@ def test_run_4_on_four_machines(tmp_path):
     slow = plan(*run, "--on", "h100x8", "--nodes", "4", "--network_gbps", "10", cwd=tmp_path)["communication"]
     assert slow["communication_ms"] == pytest.approx(sent["sent_bytes"] / 1.25e9 * 1e3)
     assert slow["scaling_efficiency"] < 0.3
+    # A quarter of the optimizer's state or so on each of 4; weights are gathered instead of gradients.
+    sharded = plan(*run, "--on", "h100x4", "--shard", "optimizer", cwd=tmp_path)
+    whole = plan(*run, "--on", "h100x4", cwd=tmp_path)
+    optimizer = [p["memory_bytes"]["optimizer"] for p in (sharded, whole)]
+    assert optimizer[0] == pytest.approx(optimizer[1] / 4, rel=0.1)
+    assert optimizer[0] == pytest.approx(whole["communication"]["optimizer_bytes_sharded"], rel=1e-6)
+    assert sharded["communication"]["sent_bytes"] == pytest.approx(whole["communication"]["sent_bytes"])
+    assert sharded["communication"]["exposed_ms"] > whole["communication"]["exposed_ms"]
     # Of cards that no maker's server is known of, the network's speed must be said.
     unknown = plan(*run, "--on", "l4x8", "--nodes", "2", cwd=tmp_path)
     assert unknown["communication"]["scaling_efficiency"] is None and unknown["step_ms"] > 0
     assert "--network_gbps" in unknown["communication"]["links_basis"]
+    # Processes on CPUs: each has its part of the machine's memory, and is a rank of the batch.
+    local = plan(*run, "--procs", "2", "--link_gbps", "16", "--probe_steps", "0", cwd=tmp_path)
+    assert local["tokens_per_step"] == 2 * 8 * 4 * 1024 and local["communication"]["ranks"] == 2
+    assert local["communication"]["communication_ms"] == pytest.approx(4 * local["params"] / 2e9 * 1e3)
     # One process works its ranks off in turn and sends nothing.
     assert plan(*run, "--gpus", "8", "--probe_steps", "0", cwd=tmp_path)["communication"] is None
 
