@@ -2,6 +2,7 @@
 
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/collective/join.h"
 #include "train_sft/dist/environment.h"
 #include "train_sft/dist/launch.h"
 
@@ -29,6 +30,11 @@ std::optional<Outcome> run_processes(const Invocation& invocation) {
     if (const std::string line = unused_tasks(); !line.empty()) log::warning("{}", line);
     return std::nullopt;
   }
+  if (!has_gloo())
+    throw UsageError(
+        "procs: {}, but the program was built without Gloo; install libgloo-dev (scripts/setup.sh "
+        "does), run cmake again and build",
+        config.procs);
   signals::throw_if_stopped();
   Launch request;
   request.program = program_path();
