@@ -89,9 +89,13 @@ def output(path):
         return
     part = path + ".part"
     opener = gzip.open if path.endswith(".gz") else open
-    with opener(part, "wt", encoding="utf-8") as file:
-        yield file
-    os.replace(part, path)
+    try:
+        with opener(part, "wt", encoding="utf-8") as file:
+            yield file
+        os.replace(part, path)
+    except BaseException:
+        pathlib.Path(part).unlink(missing_ok=True)
+        raise
 
 
 def main():
@@ -101,20 +105,26 @@ def main():
     parser.add_argument("--columns", nargs="+", help="only these; left out: those that hold text or numbers")
     arguments = parser.parse_args()
     try:
-        import pyarrow  # noqa: F401  (said here rather than in the middle of the work)
+        import pyarrow  # said here rather than in the middle of the work
     except ImportError:
         sys.exit("to_jsonl.py needs pyarrow: pip install pyarrow")
 
     rows = 0
     with output(arguments.output) as out:
         for path in files_of(arguments.paths):
-            for batch in batches(path):
-                names = columns_of(batch.schema, arguments.columns, path)
-                for row in batch.select(names).to_pylist():
-                    out.write(json.dumps(without_nulls(row), ensure_ascii=False) + "\n")
-                    rows += 1
+            try:
+                for batch in batches(path):
+                    names = columns_of(batch.schema, arguments.columns, path)
+                    for row in batch.select(names).to_pylist():
+                        out.write(json.dumps(without_nulls(row), ensure_ascii=False) + "\n")
+                        rows += 1
+            except pyarrow.ArrowInvalid as error:
+                sys.exit(f"{path}: not a whole Parquet or Arrow file: {error}")
     print(f"{rows} rows written to {arguments.output}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()

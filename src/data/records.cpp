@@ -173,12 +173,6 @@ void read_source(Source& source, const TrainConfig& config) {
       [&](size_t i) { return texts[i].text.size(); }, read_one);
 }
 
-std::string detect_format(const std::string& path) {
-  const std::string file = parse_source(path).path;
-  if (!is_json_path(file)) return "text";
-  return detect_in_text(TextFile(file).text(), file, FieldMap());
-}
-
 bool is_conversation_format(const std::string& format) {
   return format != "text";
 }

@@ -35,6 +35,14 @@ def train_sft(*arguments, **options):
     return run(PROGRAM, *arguments, **options)
 
 
+def as_json(*arguments, cwd):
+    """What a command prints on standard output with --json."""
+    said = subprocess.run([PROGRAM, *map(str, arguments), "--json"], cwd=cwd, env=environment(), timeout=120,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
+
+
 def read_jsonl(path):
     return [json.loads(line) for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines()]
 

@@ -1,16 +1,14 @@
 """Tokens kept between runs, and files of token ids that others made."""
 
-import json
 import os
 import pathlib
 import resource
-import subprocess
 import time
 
 import numpy as np
 import pytest
 
-from conftest import PROGRAM, TINY_MODEL, environment, metrics, train_sft
+from conftest import TINY_MODEL, as_json, metrics, train_sft
 
 SMALL = [word for name, value in TINY_MODEL.items() if name != "vocab_size" for word in (f"--{name}", str(value))]
 FEW_STEPS = ["--max_iters", "3", "--batch_size", "2", "--eval_interval", "-1", "--log_interval", "1", "--threads", "1"]
@@ -21,13 +19,6 @@ def tokenizer(tmp_path, text_file):
     train_sft("prepare", "--data", text_file, "--tokenizer_type", "bpe", "--vocab_size", "400", "--out", "tok",
               "--cache_dir", "none", cwd=tmp_path)
     return "tok"
-
-
-def as_json(*arguments, cwd):
-    said = subprocess.run([PROGRAM, *map(str, arguments), "--json"], cwd=cwd, env=environment(), timeout=120,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    return json.loads(said.stdout)
 
 
 def cached_files(folder):

@@ -110,6 +110,5 @@ bool are_token_files(const TrainConfig& config);
 
 // "conversation" formats train on turns; text formats on every token.
 bool is_conversation_format(const std::string& format);
-std::string detect_format(const std::string& path);
 
 }  // namespace train_sft

@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 
+#include "data/field_map.h"
+#include "data/records.h"
 #include "train_sft/base/error.h"
 #include "unit/data/data_fixture.h"
 
@@ -18,8 +20,10 @@ TEST_F(ReadersTest, FormatsAreDetectedByTheirFields) {
       {R"([{"messages":[{"role":"user","content":"a"}]}])", "messages"},
       {R"([{"conversations":[{"from":"human","value":"a"}]}])", "sharegpt"},
       {R"([{"text":"a"}])", "text"}};
-  for (const auto& [json, format] : rows) EXPECT_EQ(detect_format(write("a.json", json)), format);
-  EXPECT_EQ(detect_format(write("a.txt", "[{}]")), "text");
+  for (const auto& [json, format] : rows)
+    EXPECT_EQ(detect_in_text(json, "a.json", FieldMap()), format);
+  config.data = {write("a.txt", "[{}] is what this text says.")};
+  EXPECT_EQ(load().train.report.format, "text");
 }
 
 TEST_F(ReadersTest, EachFormatGivesTheSameExample) {
