@@ -6,9 +6,11 @@ import os
 import random
 import resource
 import signal
+import statistics
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from conftest import PROGRAM, SHARED_DATA, environment, metrics, train_sft
@@ -153,6 +155,25 @@ def test_forgetting_of_what_the_base_knew(folder):
     assert metrics(out)[sign["step"]]["eval_losses"]["verse"] > 1.02 * known
     out, _ = trained(folder, "--data", "noise.txt", "--data", "verse.txt", *tuned, name="remembers")
     assert "forgetting" not in signs(out), "some of the old data mixed in, as the advice says"
+
+
+def test_data_that_are_waited_for(folder):
+    """Rows from all over a file that nobody has read yet, for a model that needs next to no time for them."""
+    train_sft("prepare", "--data", "verse.txt", "--tokenizer_type", "char", "--out", "chars", "--cache_dir", "none", cwd=folder)
+    ids = np.random.default_rng(1).integers(0, 60, 128 << 20, dtype=np.uint16)
+    with open(folder / "unread.bin", "wb") as file:
+        file.write(ids.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    train_sft("--data", "unread.bin", "--tokenizer", "chars", "--n_layer", 1, "--n_head", 1, "--n_embd", 8, "--block_size", 16,
+              "--batch_size", 64, "--threads", 1, "--eval_interval", -1, "--log_interval", 1, "--max_iters", 20, "--out_dir", "waits",
+              cwd=folder)
+    out = folder / "waits"
+    (folder / "unread.bin").unlink()
+    records = [metrics(out)[step] for step in range(1, 11)]
+    assert statistics.median(line["data_wait_ms"] / line["step_ms"] for line in records) > 0.1, "the run has what the sign is of"
+    assert signs(out)["data_wait"]["step"] == 10
 
 
 def test_throughput_that_drops(folder):
