@@ -15,7 +15,7 @@ function(train_sft_ops_kernels isa)
   target_sources(train_sft_ops PRIVATE $<TARGET_OBJECTS:train_sft_ops_${isa}>)
 endfunction()
 
-set(kernel_sources attention.cpp elementwise.cpp fill.cpp gemm.cpp norm.cpp reductions.cpp)
+set(kernel_sources attention.cpp elementwise.cpp fill.cpp gemm.cpp norm.cpp qk_norm.cpp reductions.cpp)
 set(avx2_flags -mavx2 -mfma)
 # GCC 12 takes its own intrinsics' undefined operands for uninitialised variables.
 set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl

@@ -1,5 +1,5 @@
 // config.json of transformers. Field names, their meaning and the defaults of absent fields are
-// those of GPT2Config, LlamaConfig and Qwen2Config.
+// those of GPT2Config, LlamaConfig, Qwen2Config and Qwen3Config.
 #include <string>
 #include <vector>
 
@@ -32,10 +32,12 @@ Json gpt2_fields(const ModelConfig& config) {
 }
 
 Json llama_fields(const ModelConfig& config) {
-  const bool qwen = config.qkv_bias;
+  const bool qwen = config.qkv_bias || config.qk_norm;
   Json json;
-  json["architectures"] = {qwen ? "Qwen2ForCausalLM" : "LlamaForCausalLM"};
-  json["model_type"] = qwen ? "qwen2" : "llama";
+  json["architectures"] = {config.qk_norm ? "Qwen3ForCausalLM"
+                           : qwen         ? "Qwen2ForCausalLM"
+                                          : "LlamaForCausalLM"};
+  json["model_type"] = config.qk_norm ? "qwen3" : qwen ? "qwen2" : "llama";
   json["num_hidden_layers"] = config.n_layer;
   json["num_attention_heads"] = config.n_head;
   json["num_key_value_heads"] = config.kv_heads();
@@ -47,13 +49,10 @@ Json llama_fields(const ModelConfig& config) {
   json["rope_theta"] = config.rope_theta;  // read by transformers 4; version 5 reads the next
   json["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", config.rope_theta}};
   json["attention_dropout"] = 0.0;
-  if (qwen) {
-    json["use_sliding_window"] = false;
-  } else {
-    json["attention_bias"] = false;
-    json["mlp_bias"] = false;
-    json["head_dim"] = config.head_dim();
-  }
+  json["head_dim"] = config.head_dim();
+  if (qwen) json["use_sliding_window"] = false;
+  if (!config.qkv_bias) json["attention_bias"] = false;
+  if (!qwen) json["mlp_bias"] = false;
   return json;
 }
 
@@ -160,10 +159,11 @@ void read_rope(const Reader& reader, ModelConfig& config) {
   }
 }
 
-ModelConfig read_llama(const Reader& reader, bool qwen) {
+ModelConfig read_llama(const Reader& reader, const std::string& type) {
   ModelConfig config;
   config.family = Family::llama;
-  config.qkv_bias = qwen;
+  config.qkv_bias = type == "qwen2";
+  config.qk_norm = type == "qwen3";
   config.n_layer = reader.required_size("num_hidden_layers");
   config.n_head = reader.required_size("num_attention_heads");
   config.n_kv_head = reader.size_or("num_key_value_heads", config.n_head);
@@ -177,9 +177,10 @@ ModelConfig read_llama(const Reader& reader, bool qwen) {
   reader.only("hidden_act", {"silu", "swish"});
   reader.only("attention_bias", {false});
   reader.only("mlp_bias", {false});
-  reader.only("head_dim", {config.n_embd / config.n_head});
+  config.head_size = reader.size_or("head_dim", config.qk_norm ? 128 : 0);
+  if (config.n_embd % config.n_head == 0) config.head_size = config.head_dim();
   reader.only("use_sliding_window", {false});
-  if (!qwen) reader.only("sliding_window", {});
+  if (type == "llama") reader.only("sliding_window", {});
   if (const Json* layers = reader.find("layer_types"); layers != nullptr && layers->is_array()) {
     for (const Json& layer : *layers) {
       if (layer != "full_attention") reader.refuse("layer_types", layer);
@@ -211,11 +212,11 @@ ModelConfig from_huggingface(const Json& json, const std::string& where) {
   ModelConfig config;
   if (*type == "gpt2") {
     config = read_gpt2(reader);
-  } else if (*type == "llama" || *type == "qwen2") {
-    config = read_llama(reader, *type == "qwen2");
+  } else if (*type == "llama" || *type == "qwen2" || *type == "qwen3") {
+    config = read_llama(reader, type->get<std::string>());
   } else {
-    throw CheckpointError("{}: field 'model_type' is {}, expected gpt2, llama or qwen2", where,
-                          type->dump());
+    throw CheckpointError("{}: field 'model_type' is {}, expected gpt2, llama, qwen2 or qwen3",
+                          where, type->dump());
   }
   try {
     validate(config);

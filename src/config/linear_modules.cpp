@@ -7,7 +7,7 @@ namespace train_sft {
 
 std::vector<std::vector<LinearModule>> linear_modules(const ModelConfig& config, int64_t layer) {
   const int64_t C = config.n_embd, F = config.ffn();
-  const int64_t KV = config.kv_heads() * config.head_dim();
+  const int64_t Q = config.attention_width(), KV = config.kv_heads() * config.head_dim();
   if (config.family == Family::gpt2) {
     const std::string h = fmt::format("transformer.h.{}.", layer);
     return {{{h + "attn.c_attn", C, 3 * C, 0}},
@@ -17,10 +17,10 @@ std::vector<std::vector<LinearModule>> linear_modules(const ModelConfig& config,
   }
   const std::string h = fmt::format("model.layers.{}.", layer);
   const std::string attention = h + "self_attn.";
-  return {{{attention + "q_proj", C, C, 0},
-           {attention + "k_proj", C, KV, C},
-           {attention + "v_proj", C, KV, C + KV}},
-          {{attention + "o_proj", C, C, 0}},
+  return {{{attention + "q_proj", C, Q, 0},
+           {attention + "k_proj", C, KV, Q},
+           {attention + "v_proj", C, KV, Q + KV}},
+          {{attention + "o_proj", Q, C, 0}},
           {{h + "mlp.gate_proj", C, F, 0}, {h + "mlp.up_proj", C, F, F}},
           {{h + "mlp.down_proj", F, C, 0}}};
 }

@@ -16,11 +16,23 @@ void validate_gpt2(const ModelConfig& config) {
         "or use --family llama",
         config.n_kv_head);
   }
+  if (config.head_size != 0 && config.head_size * config.n_head != config.n_embd) {
+    throw UsageError(
+        "head_size: {}, but in family gpt2 it is n_embd / n_head; leave it out or use --family "
+        "llama",
+        config.head_size);
+  }
 }
 
 void validate_llama(const ModelConfig& config) {
   if (config.n_kv_head < 0 || config.n_head % config.kv_heads() != 0) {
     throw UsageError("n_kv_head: {} does not divide n_head {}", config.n_kv_head, config.n_head);
+  }
+  if (config.qk_norm && config.qkv_bias)
+    throw UsageError("qk_norm and qkv_bias: no model of transformers has both; give one of them");
+  if (config.head_size % 2 != 0) {
+    throw UsageError("head_size: {} is odd, and rotary positions need an even one",
+                     config.head_size);
   }
   if (config.head_dim() % 2 != 0) {
     throw UsageError(
@@ -48,6 +60,7 @@ Json shape_json(const ModelConfig& config) {
           {"n_head", config.n_head},
           {"n_kv_head", config.kv_heads()},
           {"n_embd", config.n_embd},
+          {"head_size", config.head_dim()},
           {"ffn_hidden", config.ffn()},
           {"vocab_size", config.vocab_size},
           {"block_size", config.block_size},
@@ -62,7 +75,8 @@ void validate(const ModelConfig& config) {
   require_positive(config.vocab_size, "vocab_size");
   if (config.ffn_hidden < 0)
     throw UsageError("ffn_hidden: {}, expected 0 or more", config.ffn_hidden);
-  if (config.n_embd % config.n_head != 0) {
+  if (config.head_size < 0) throw UsageError("head_size: {}, expected 0 or more", config.head_size);
+  if (config.head_size == 0 && config.n_embd % config.n_head != 0) {
     const int64_t down = config.n_embd / config.n_head * config.n_head;
     throw UsageError("n_embd: {} is not divisible by n_head {}; the nearest that are: {}{}",
                      config.n_embd, config.n_head, down > 0 ? fmt::format("{}, ", down) : "",
@@ -72,7 +86,8 @@ void validate(const ModelConfig& config) {
   // Token ids are 32-bit, and offsets into one matrix must not overflow.
   constexpr int64_t limit = int64_t{1} << 31;
   for (const int64_t size :
-       {config.n_layer, config.n_embd, config.ffn(), config.vocab_size, config.block_size}) {
+       {config.n_layer, config.n_embd, config.ffn(), config.vocab_size, config.block_size,
+        config.n_head, config.head_dim(), config.attention_width()}) {
     if (size >= limit) throw UsageError("a model size of {} is beyond 2^31", size);
   }
   if (config.family == Family::gpt2) {

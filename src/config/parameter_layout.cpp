@@ -84,22 +84,26 @@ void add_gpt2(LayoutBuilder& builder, const ModelConfig& config) {
 void add_llama(LayoutBuilder& builder, const ModelConfig& config) {
   const int64_t C = config.n_embd;
   const int64_t F = config.ffn();
-  const int64_t KV = config.kv_heads() * config.head_dim();
+  const int64_t Q = config.attention_width(), KV = config.kv_heads() * config.head_dim();
   builder.add("model.embed_tokens.weight", {config.vocab_size, C});
   for (int64_t l = 0; l < config.n_layer; ++l) {
     builder.layer(l);
     const std::string h = fmt::format("model.layers.{}.", l);
     builder.add(h + "input_layernorm.weight", {C});
     const std::string attention = h + "self_attn.";
-    builder.add_group({{attention + "q_proj.weight", {C, C}},
+    builder.add_group({{attention + "q_proj.weight", {Q, C}},
                        {attention + "k_proj.weight", {KV, C}},
                        {attention + "v_proj.weight", {KV, C}}});
     if (config.qkv_bias) {
-      builder.add_group({{attention + "q_proj.bias", {C}},
+      builder.add_group({{attention + "q_proj.bias", {Q}},
                          {attention + "k_proj.bias", {KV}},
                          {attention + "v_proj.bias", {KV}}});
     }
-    builder.add(attention + "o_proj.weight", {C, C});
+    if (config.qk_norm) {
+      builder.add(attention + "q_norm.weight", {config.head_dim()});
+      builder.add(attention + "k_norm.weight", {config.head_dim()});
+    }
+    builder.add(attention + "o_proj.weight", {C, Q});
     builder.add(h + "post_attention_layernorm.weight", {C});
     builder.add_group({{h + "mlp.gate_proj.weight", {F, C}}, {h + "mlp.up_proj.weight", {F, C}}});
     builder.add(h + "mlp.down_proj.weight", {C, F});

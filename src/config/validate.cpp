@@ -132,7 +132,7 @@ void validate_model(const Settings& settings) {
   if (model.vocab_size == 0) model.vocab_size = 1;  // the tokenizer's, known later
   validate(model);
   if (model.family == Family::gpt2) {
-    for (const char* name : {"rope_theta", "qkv_bias"}) {
+    for (const char* name : {"rope_theta", "qkv_bias", "qk_norm"}) {
       if (settings.given(name) && settings.level(name) >= settings.level("family")) {
         contradict(settings, name, "family", "only family llama has it");
       }

@@ -43,6 +43,8 @@ void add_shape(GgufWriter& writer, const ModelConfig& config) {
   }
   size("attention.head_count_kv", config.kv_heads());
   size("rope.dimension_count", config.head_dim());
+  size("attention.key_length", config.head_dim());
+  size("attention.value_length", config.head_dim());
   writer.add(prefix + "attention.layer_norm_rms_epsilon", eps);
   writer.add(prefix + "rope.freq_base", static_cast<float>(config.rope_theta));
 }

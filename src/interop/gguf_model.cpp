@@ -82,8 +82,8 @@ class Hyperparameters {
 
 void read_rotary(Hyperparameters& keys, ModelConfig& config) {
   config.rope_theta = keys.number_or("rope.freq_base", 10000.0);
+  config.head_size = keys.size_or("attention.key_length", config.n_embd / config.n_head);
   keys.only("rope.dimension_count", config.head_dim());
-  keys.only("attention.key_length", config.head_dim());
   keys.only("attention.value_length", config.head_dim());
   keys.only("rope.scaling.type", std::string("none"));
   keys.only("rope.scaling.factor", 1.0);
@@ -97,6 +97,7 @@ ModelConfig read_config(const GgufFile& file, const std::string& architecture) {
   ModelConfig config;
   config.family = architecture == "gpt2" ? Family::gpt2 : Family::llama;
   config.qkv_bias = architecture == "qwen2";
+  config.qk_norm = architecture == "qwen3";
   config.n_layer = keys.size("block_count");
   config.n_head = keys.size("attention.head_count");
   config.n_embd = keys.size("embedding_length");
@@ -163,11 +164,11 @@ ModelSource open_gguf(const std::string& path, const OpenOptions& options) {
   model.format = "GGUF";
   model.files.push_back(file);
   const std::string architecture = file->text("general.architecture");
-  static const std::set<std::string> known = {"llama", "qwen2", "gpt2"};
+  static const std::set<std::string> known = {"llama", "qwen2", "qwen3", "gpt2"};
   if (!known.contains(architecture))
     throw CheckpointError(
-        "{}: metadata 'general.architecture' is '{}'; llama, qwen2 and gpt2 are implemented", path,
-        architecture);
+        "{}: metadata 'general.architecture' is '{}'; llama, qwen2, qwen3 and gpt2 are implemented",
+        path, architecture);
   model.config = read_config(*file, architecture);
   std::vector<SourceTensor> tensors;
   for (const GgufTensor& tensor : file->tensors())

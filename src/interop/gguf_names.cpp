@@ -53,7 +53,7 @@ std::string_view translated(const std::array<Pair, N>& table, std::string_view n
 
 std::string gguf_architecture(const ModelConfig& config) {
   if (config.family == Family::gpt2) return "gpt2";
-  return config.qkv_bias ? "qwen2" : "llama";
+  return config.qk_norm ? "qwen3" : config.qkv_bias ? "qwen2" : "llama";
 }
 
 std::string gguf_name(const std::string& parameter) {

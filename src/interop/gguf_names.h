@@ -7,7 +7,7 @@
 
 namespace train_sft {
 
-// "llama", "qwen2", "gpt2", ...: the value of general.architecture, and the prefix of its keys.
+// "llama", "qwen2", "qwen3", "gpt2": the value of general.architecture, and the prefix of its keys.
 std::string gguf_architecture(const ModelConfig& config);
 // "model.layers.3.mlp.up_proj.weight" → "blk.3.ffn_up.weight". Throws InternalError for a name that
 // parameter_layout() does not make.

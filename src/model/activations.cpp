@@ -36,6 +36,7 @@ class Activations::Moments {
   int embedding_backward() const { return backward(-1, down); }
   // The last use of something that forward needs up to `use`, and the backward again.
   int last(int use, int backward_use) const { return training_ ? backward_use : use; }
+  bool training() const { return training_; }
 
  private:
   int before_backward(int layer) const {
@@ -73,10 +74,13 @@ class LayerPlanner {
         moments_(moments),
         layer_(layer),
         C_(config.n_embd),
+        A_(config.attention_width()),
         F_(config.ffn()),
         heads_(config.n_head),
         low_ranks_(low_ranks),
         qkv_width_((config.n_head + 2 * config.kv_heads()) * config.head_dim()),
+        qk_heads_(config.qk_norm && moments.training() ? config.n_head + config.kv_heads() : 0),
+        head_dim_(config.head_dim()),
         rms_(config.family == Family::llama),
         above_(layer + 1 == config.n_layer ? Rows::learned : Rows::all) {}
 
@@ -110,7 +114,7 @@ class LayerPlanner {
     a.grad_activated = matrix("grad_activated", above_, F_, b(down), b(up));
     a.grad_normed2 = matrix("grad_normed2", above_, C_, b(up), b(norm2));
     if (dropout) a.grad_attention_out = matrix("grad_attention_out", above_, C_, b(proj), b(proj));
-    a.grad_mixed = matrix("grad_mixed", Rows::all, C_, b(proj), b(attention));
+    a.grad_mixed = matrix("grad_mixed", Rows::all, A_, b(proj), b(attention));
     a.grad_qkv = matrix("grad_qkv", Rows::all, qkv_width_, b(attention), b(qkv));
     a.grad_normed1 = matrix("grad_normed1", Rows::all, C_, b(qkv), b(norm1));
     low_rank(a.low_qkv.gradient, Rows::all, low_ranks_.qkv, b(qkv), b(qkv));
@@ -140,7 +144,12 @@ class LayerPlanner {
     a.rstd1 = sums("rstd1", Rows::all, f(norm1), last(norm1, norm1));
     a.normed1 = matrix("normed1", Rows::all, C_, f(norm1), f(qkv));
     a.qkv = matrix("qkv", Rows::all, qkv_width_, f(qkv), last(attention, attention));
-    a.mixed = matrix("mixed", Rows::all, C_, f(attention), last(proj, attention));
+    if (qk_heads_ > 0) {
+      a.qk_input = matrix("qk_input", Rows::all, qk_heads_ * head_dim_, f(qkv), last(qkv, qkv));
+      a.qk_rstd =
+          plan_.add("qk_rstd", sum_dtype_, shape_of(Rows::all, qk_heads_), f(qkv), last(qkv, qkv));
+    }
+    a.mixed = matrix("mixed", Rows::all, A_, f(attention), last(proj, attention));
     a.lse = plan_.add(
         "lse", sum_dtype_,
         [h = heads_](int64_t n, int64_t) {
@@ -179,9 +188,10 @@ class LayerPlanner {
   at::ScalarType dtype_, sum_dtype_;
   Activations::Moments moments_;
   int layer_;
-  int64_t C_, F_, heads_;
+  int64_t C_, A_, F_, heads_;
   LowRanks low_ranks_;
   int64_t qkv_width_;
+  int64_t qk_heads_, head_dim_;  // heads whose input is kept for the backward of qk_norm
   bool rms_;
   Rows above_;  // attention: of the last layer only what the loss needs
 };
@@ -212,12 +222,13 @@ Activations::Activations(const ModelConfig& config, const Training& adapters,
 void Activations::plan_top(const ModelConfig& config, at::ScalarType compute,
                            const Moments& moments, bool training) {
   const ShapeOf matrix = shape_of(Rows::learned, config.n_embd);
+  const ShapeOf mixed = shape_of(Rows::learned, config.attention_width());
   const ShapeOf sums = shape_of(Rows::learned, 0);
   const at::ScalarType sum_dtype = compute == at::kDouble ? at::kDouble : at::kFloat;
   const int last_layer = static_cast<int>(config.n_layer) - 1;
   const int gathered = moments.forward(last_layer, proj);
   const int scattered = moments.backward(last_layer, proj);
-  top_mixed = plan_.add("top_mixed", compute, matrix, gathered, moments.last(gathered, scattered));
+  top_mixed = plan_.add("top_mixed", compute, mixed, gathered, moments.last(gathered, scattered));
   top_residual =
       plan_.add("top_residual", compute, matrix, gathered, moments.forward(last_layer, norm2));
   const int first = moments.final_norm();
@@ -237,7 +248,7 @@ void Activations::plan_top(const ModelConfig& config, at::ScalarType compute,
   if (!training) return;
   const int back = moments.final_norm_backward();
   grad_top_residual = plan_.add("grad_top_residual", compute, matrix, back, scattered);
-  grad_top_mixed = plan_.add("grad_top_mixed", compute, matrix, scattered, scattered);
+  grad_top_mixed = plan_.add("grad_top_mixed", compute, mixed, scattered, scattered);
   grad_residual = plan_.add("grad_residual", compute, shape_of(Rows::all, config.n_embd), back,
                             moments.embedding_backward());
 }

@@ -18,14 +18,16 @@ struct LowRank {
   at::Tensor gradient;  // of the backward only
 };
 
-// N tokens of which L have a learned target, C = n_embd, F = ffn, H = n_head; T is the compute
-// dtype, S float (double when T is).
+// N tokens of which L have a learned target, C = n_embd, F = ffn, H = n_head, D = head_dim, A = H
+// D; T is the compute dtype, S float (double when T is).
 struct LayerActivations {
   at::Tensor residual1;      // [N, C] the residual stream as the layer receives it
   at::Tensor mean1, rstd1;   // [N] S; no mean for RMSNorm
   at::Tensor normed1;        // [N, C] of the forward only, as normed2 and activated
   at::Tensor qkv;            // [N, (H + 2 Hkv) D], rotated in place when the family has RoPE
-  at::Tensor mixed;          // [N, C] attention's output, before its projection
+  at::Tensor qk_input;       // [N, (H + Hkv) D] q and k before their normalisation, of training
+  at::Tensor qk_rstd;        // [N, H + Hkv] S; both undefined without qk_norm
+  at::Tensor mixed;          // [N, A] attention's output, before its projection
   at::Tensor lse;            // [H, N] S
   at::Tensor attention_out;  // [N, C]
   at::Tensor residual2;      // [N, C]
@@ -45,7 +47,7 @@ struct LayerActivations {
   at::Tensor grad_activated;      // [N, F]
   at::Tensor grad_normed2;        // [N, C]
   at::Tensor grad_attention_out;  // [N, C] only with dropout
-  at::Tensor grad_mixed;          // [N, C]
+  at::Tensor grad_mixed;          // [N, A]
   at::Tensor grad_qkv;            // as qkv
   at::Tensor grad_normed1;        // [N, C]
 };
@@ -80,14 +82,15 @@ class Activations {
   // The same layers as their backward sees them, in training: of a layer that is recomputed, the
   // tensors computed again, which stand elsewhere; all others are those of `layers`.
   std::vector<LayerActivations> backward_layers;
-  at::Tensor top_mixed;       // [L, C] the learned rows of the last layer's mixed, when L < N
+  at::Tensor top_mixed;       // [L, A] the learned rows of the last layer's mixed, when L < N
   at::Tensor top_residual;    // [L, C] and of its residual1
   at::Tensor final_residual;  // [L, C]
   at::Tensor final_mean, final_rstd;
-  at::Tensor final_normed;                       // [L, C]; in training replaced by its gradient
-  at::Tensor loss_scratch;                       // [bytes]
-  at::Tensor grad_top_mixed, grad_top_residual;  // [L, C]
-  at::Tensor grad_residual;                      // [N, C] flows back along the residual stream
+  at::Tensor final_normed;       // [L, C]; in training replaced by its gradient
+  at::Tensor loss_scratch;       // [bytes]
+  at::Tensor grad_top_mixed;     // [L, A]
+  at::Tensor grad_top_residual;  // [L, C]
+  at::Tensor grad_residual;      // [N, C] flows back along the residual stream
 
  private:
   void plan_top(const ModelConfig& config, at::ScalarType compute, const Moments& moments,

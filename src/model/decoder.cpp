@@ -84,10 +84,11 @@ void Decoder::State::layer(size_t l, int64_t count) {
                         w.norm1);
   }
   family.linear_forward(x.qkv, x.normed1, w.qkv, x.low_qkv);
+  family.qk_norm_forward(x.qkv, x.qk_input, x.qk_rstd, w);
   family.rope_forward(x.qkv, positions);
   remember(l, count);
-  ops::attention_decode(x.mixed, x.qkv.narrow(1, 0, config.n_embd), cache[l].keys, cache[l].values,
-                        length() + count, family.attention());
+  ops::attention_decode(x.mixed, x.qkv.narrow(1, 0, config.attention_width()), cache[l].keys,
+                        cache[l].values, length() + count, family.attention());
   family.linear_forward(x.attention_out, x.mixed, w.proj, x.low_proj);
   family.norm_forward(x.normed2, x.residual2, x.mean2, x.rstd2, x.residual1, x.attention_out,
                       w.norm2);
@@ -102,8 +103,8 @@ void Decoder::State::remember(size_t l, int64_t count) {
   const size_t element = qkv.element_size();
   const size_t row = static_cast<size_t>(qkv.size(1)) * element;
   const size_t width = static_cast<size_t>(config.kv_heads() * config.head_dim()) * element;
-  const auto* from =
-      static_cast<const char*>(qkv.const_data_ptr()) + static_cast<size_t>(config.n_embd) * element;
+  const auto* from = static_cast<const char*>(qkv.const_data_ptr()) +
+                     static_cast<size_t>(config.attention_width()) * element;
   const size_t place = static_cast<size_t>(length()) * width;
   auto* keys = static_cast<char*>(cache[l].keys.data_ptr()) + place;
   auto* values = static_cast<char*>(cache[l].values.data_ptr()) + place;

@@ -49,7 +49,7 @@ size_t first_trained_layer(const ModelWeights& weights) {
   while (l < weights.layers.size()) {
     const LayerWeights& w = weights.layers[l];
     if (learns(w.norm1) || learns(w.qkv) || learns(w.proj) || learns(w.norm2) || learns(w.up) ||
-        learns(w.down))
+        learns(w.down) || learns(w.q_norm) || learns(w.k_norm))
       break;
     ++l;
   }
@@ -195,6 +195,7 @@ void Engine::State::attention_forward(const LayerActivations& x, const LayerActi
                         w.norm1);
   }
   family.linear_forward(x.qkv, x.normed1, w.qkv, x.low_qkv);
+  family.qk_norm_forward(x.qkv, x.qk_input, x.qk_rstd, w);
   family.rope_forward(x.qkv, batch.positions);
   ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, family.attention());
 }
@@ -286,6 +287,7 @@ void Engine::State::attention_backward(Activations& a, size_t l, const Batch& ba
   ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens,
                           family.attention());
   family.rope_backward(x.grad_qkv, batch.positions);
+  family.qk_norm_backward(x.grad_qkv, x.qk_input, x.qk_rstd, w);
   if (learns(w.qkv))
     family.norm_forward(x.normed1_again, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
   family.linear_backward(x.grad_normed1, x.grad_qkv, x.normed1_again, w.qkv, x.low_qkv);

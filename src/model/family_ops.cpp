@@ -5,6 +5,7 @@
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/qk_norm.h"
 #include "train_sft/ops/rms_norm.h"
 #include "train_sft/ops/rope.h"
 #include "train_sft/ops/swiglu.h"
@@ -13,6 +14,7 @@ namespace train_sft {
 
 FamilyOps::FamilyOps(const ModelConfig& config, at::ScalarType compute)
     : llama_(config.family == Family::llama),
+      qk_norm_(config.qk_norm),
       norm_eps_(config.norm_eps),
       layout_(llama_ ? ops::WeightLayout::out_in : ops::WeightLayout::in_out),
       attention_{config.n_head, config.kv_heads(), config.head_dim()} {
@@ -78,6 +80,19 @@ const at::Tensor& FamilyOps::activation_backward(const at::Tensor& grad_out,
   }
   ops::gelu_backward(grad_out, grad_out, up);
   return grad_out;
+}
+
+void FamilyOps::qk_norm_forward(const at::Tensor& qkv, const at::Tensor& input,
+                                const at::Tensor& rstd, const LayerWeights& w) const {
+  if (qk_norm_)
+    ops::qk_norm_forward(qkv, input, rstd, w.q_norm.weight, w.k_norm.weight, norm_eps_, attention_);
+}
+
+void FamilyOps::qk_norm_backward(const at::Tensor& grad_qkv, const at::Tensor& input,
+                                 const at::Tensor& rstd, const LayerWeights& w) const {
+  if (qk_norm_)
+    ops::qk_norm_backward(grad_qkv, w.q_norm.grad_weight, w.k_norm.grad_weight, input, rstd,
+                          w.q_norm.weight, w.k_norm.weight, attention_);
 }
 
 void FamilyOps::rope_forward(const at::Tensor& qkv, std::span<const int32_t> positions) const {

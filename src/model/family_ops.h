@@ -37,6 +37,12 @@ class FamilyOps {
   // Consumes grad_out and up, one of which holds the result; returns that one.
   const at::Tensor& activation_backward(const at::Tensor& grad_out, const at::Tensor& up) const;
 
+  // Normalises the heads of q and k where the model does so. input, rstd: what the backward needs.
+  void qk_norm_forward(const at::Tensor& qkv, const at::Tensor& input, const at::Tensor& rstd,
+                       const LayerWeights& w) const;
+  void qk_norm_backward(const at::Tensor& grad_qkv, const at::Tensor& input, const at::Tensor& rstd,
+                        const LayerWeights& w) const;
+
   // Rotates q and k where the family has RoPE.
   void rope_forward(const at::Tensor& qkv, std::span<const int32_t> positions) const;
   void rope_backward(const at::Tensor& grad_qkv, std::span<const int32_t> positions) const;
@@ -44,7 +50,7 @@ class FamilyOps {
   const ops::AttentionShape& attention() const { return attention_; }
 
  private:
-  bool llama_;
+  bool llama_, qk_norm_;
   double norm_eps_;
   ops::WeightLayout layout_;
   ops::AttentionShape attention_;

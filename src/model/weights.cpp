@@ -69,16 +69,29 @@ LayerWeights layer_weights(const Views& views, const ModelConfig& config, int64_
   const auto linear = [&](size_t group, bool bias) { return views.linear(modules[group], bias); };
   if (config.family == Family::gpt2) {
     const std::string h = fmt::format("transformer.h.{}.", l);
-    return {views.norm(h + "ln_1", true), linear(0, true), linear(1, true),
-            views.norm(h + "ln_2", true), linear(2, true), linear(3, true)};
+    return {views.norm(h + "ln_1", true),
+            linear(0, true),
+            linear(1, true),
+            views.norm(h + "ln_2", true),
+            linear(2, true),
+            linear(3, true),
+            {},
+            {}};
   }
   const std::string h = fmt::format("model.layers.{}.", l);
-  return {views.norm(h + "input_layernorm", false),
-          linear(0, config.qkv_bias),
-          linear(1, false),
-          views.norm(h + "post_attention_layernorm", false),
-          linear(2, false),
-          linear(3, false)};
+  LayerWeights weights = {views.norm(h + "input_layernorm", false),
+                          linear(0, config.qkv_bias),
+                          linear(1, false),
+                          views.norm(h + "post_attention_layernorm", false),
+                          linear(2, false),
+                          linear(3, false),
+                          {},
+                          {}};
+  if (config.qk_norm) {
+    weights.q_norm = views.norm(h + "self_attn.q_norm", false);
+    weights.k_norm = views.norm(h + "self_attn.k_norm", false);
+  }
+  return weights;
 }
 
 }  // namespace

@@ -32,6 +32,7 @@ struct LayerWeights {
   NormWeights norm2;
   LinearWeights up;  // Llama: gate and up as one matrix
   LinearWeights down;
+  NormWeights q_norm, k_norm;  // Qwen3
 };
 
 struct ModelWeights {

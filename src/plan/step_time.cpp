@@ -139,19 +139,20 @@ double flops_per_token(const ModelConfig& model, int64_t block_size) {
   // Untied, the embedding is only looked up: one of the two matrices of vocabulary size counts.
   if (!model.tie_embeddings)
     weights -= static_cast<double>(model.vocab_size) * static_cast<double>(model.n_embd);
-  return 6 * weights +
-         12.0 * static_cast<double>(model.n_layer * model.n_embd) * static_cast<double>(block_size);
+  return 6 * weights + 12.0 * static_cast<double>(model.n_layer * model.attention_width()) *
+                           static_cast<double>(block_size);
 }
 
 double recomputed_part(const ModelConfig& model, int64_t block_size, Recompute recompute) {
   const auto width = static_cast<double>(model.n_embd);
   const double qkv =
       width * static_cast<double>((model.n_head + 2 * model.kv_heads()) * model.head_dim());
+  const auto mixed = static_cast<double>(model.attention_width());
   const auto hidden = static_cast<double>(model.ffn());
   const double up = (model.family == Family::llama ? 2 : 1) * width * hidden;
   // Scores and mixture, of half the pairs.
-  const double attention = width * static_cast<double>(block_size);
-  const double layer = qkv + attention + width * width + up + hidden * width;
+  const double attention = mixed * static_cast<double>(block_size);
+  const double layer = qkv + attention + mixed * width + up + hidden * width;
   const double again = recompute == Recompute::none        ? 0
                        : recompute == Recompute::attention ? qkv + attention
                                                            : layer - hidden * width;

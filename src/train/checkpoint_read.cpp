@@ -48,11 +48,13 @@ void check_same_model(const ModelConfig& stored, const ModelConfig& wanted,
   check("n_head", stored.n_head, wanted.n_head);
   check("n_kv_head", stored.kv_heads(), wanted.kv_heads());
   check("n_embd", stored.n_embd, wanted.n_embd);
+  check("head_size", stored.head_dim(), wanted.head_dim());
   check("ffn_hidden", stored.ffn(), wanted.ffn());
   check("vocab_size", stored.vocab_size, wanted.vocab_size);
   if (stored.family == Family::gpt2) check("block_size", stored.block_size, wanted.block_size);
   check("tie_embeddings", stored.tie_embeddings, wanted.tie_embeddings);
   check("qkv_bias", stored.qkv_bias, wanted.qkv_bias);
+  check("qk_norm", stored.qk_norm, wanted.qk_norm);
   check("norm_eps", stored.norm_eps, wanted.norm_eps);
   if (stored.family == Family::llama) check("rope_theta", stored.rope_theta, wanted.rope_theta);
 }

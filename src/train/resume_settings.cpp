@@ -58,10 +58,10 @@ const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", 
                                 "lr_schedule", "warmup_iters", "plateau_iters"};
 const Names kOrderOptions = {"seed",     "packing",  "block_size",
                              "overlong", "train_on", "chat_template"};
-const Names kModelOptions = {"family",       "n_layer",    "n_head",         "n_kv_head",
-                             "n_embd",       "ffn_hidden", "tie_embeddings", "qkv_bias",
-                             "norm_eps",     "rope_theta", "lora_rank",      "lora_alpha",
-                             "lora_targets", "freeze"};
+const Names kModelOptions = {"family",    "n_layer",    "n_head",       "n_kv_head",
+                             "n_embd",    "head_size",  "ffn_hidden",   "tie_embeddings",
+                             "qkv_bias",  "qk_norm",    "norm_eps",     "rope_theta",
+                             "lora_rank", "lora_alpha", "lora_targets", "freeze"};
 
 constexpr const char* kCommandLine = "command line";
 constexpr std::string_view kRecordedPrefix = "checkpoint (";
@@ -92,7 +92,8 @@ Json value_of(const Settings& settings, const std::string& name) {
 // A size given as 0 means "the usual", which the checkpoint's model records as a number.
 bool same_setting(const Settings& given, const Settings& recorded, const std::string& name) {
   const Json now = value_of(given, name);
-  const bool derived = (name == "n_kv_head" || name == "ffn_hidden") && now == Json(0);
+  const bool derived =
+      (name == "n_kv_head" || name == "head_size" || name == "ffn_hidden") && now == Json(0);
   return derived || now == value_of(recorded, name);
 }
 

@@ -35,12 +35,13 @@ void finish(StartPlan& plan, const Settings& given, const std::string& out_dir) 
 void adopt_model(Settings& settings, const std::string& checkpoint) {
   TrainConfig stored;
   stored.model = read_model_config(checkpoint);
-  for (const char* name : {"family", "n_layer", "n_head", "n_kv_head", "n_embd", "ffn_hidden",
-                           "tie_embeddings", "qkv_bias", "norm_eps", "rope_theta"}) {
+  for (const char* name :
+       {"family", "n_layer", "n_head", "n_kv_head", "n_embd", "head_size", "ffn_hidden",
+        "tie_embeddings", "qkv_bias", "qk_norm", "norm_eps", "rope_theta"}) {
     if (!settings.given(name)) continue;
     const Option* option = find_option(name);
     const Json now = option->get(settings.config), then = option->get(stored);
-    const bool derived = now == Json(0);  // n_kv_head, ffn_hidden: "the usual"
+    const bool derived = now == Json(0);  // n_kv_head, head_size, ffn_hidden: "the usual"
     if (!derived && now != then)
       throw CheckpointError(
           "{}: {} is {} in the checkpoint's model and {} in the settings ({}); "

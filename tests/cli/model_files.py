@@ -9,7 +9,7 @@ import json
 import numpy as np
 import torch
 from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM)
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 LLAMA = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -20,6 +20,7 @@ KINDS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**LLAMA, rope_theta=5e4)),
     "llama_tied": (LlamaForCausalLM, LlamaConfig(**LLAMA, tie_word_embeddings=True, rms_norm_eps=1e-5)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**LLAMA, tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**LLAMA, head_dim=32, tie_word_embeddings=True)),
 }
 
 
@@ -88,7 +89,11 @@ def write_gguf(model, path, quantization="F32", **more):
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-        writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        writer.add_rope_dimension_count(head_dim)
+        if config.model_type == "qwen3":
+            writer.add_key_length(head_dim)
+            writer.add_value_length(head_dim)
     else:
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
     for key, value in more.items():

@@ -156,7 +156,9 @@ TEST_P(EngineSpecTest, BFloat16AsCloseToFloat64AsPyTorchInBFloat16) {
     // A softmax's gradient sums to zero over the keys, so that little is left of a key's bias's but
     // rounding. Ours takes Σ_j p_ij dp_ij as grad_out · out (as FlashAttention does) with out rounded
     // to bfloat16, where PyTorch's sum cancels in float: measured up to 6.2 times its error.
-    const double factor = info.name.ends_with("k_proj.bias") ? 8 : 1.5;
+    // The few weights of Qwen3's norms of q and k see the same: up to 1.9 times.
+    const bool of_heads = info.name.ends_with("q_norm.weight") || info.name.ends_with("k_norm.weight");
+    const double factor = info.name.ends_with("k_proj.bias") ? 8 : of_heads ? 2.5 : 1.5;
     EXPECT_LE(relative_l2(parameters.gradient(info.name), expected),
               std::max(factor * fair, 0x1p-8))
         << info.name;

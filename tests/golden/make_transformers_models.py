@@ -13,7 +13,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM)
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 LLAMA = dict(vocab_size=67, hidden_size=48, intermediate_size=120, num_hidden_layers=3,
              num_attention_heads=6, max_position_embeddings=32, bos_token_id=1, eos_token_id=2)
@@ -28,6 +28,9 @@ MODELS = {
                                rope_theta=500000.0, rms_norm_eps=1e-6)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**LLAMA, num_key_value_heads=3,
                                             tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**LLAMA, num_key_value_heads=3, head_dim=14,
+                                            rope_theta=1e6)),
+    "wide_llama": (LlamaForCausalLM, LlamaConfig(**LLAMA, num_key_value_heads=2, head_dim=12)),
 }
 
 

@@ -32,6 +32,11 @@ std::vector<NamedConfig> configs() {
   llama.qkv_bias = true;
   add("qwen2_tied_one_kv_head", llama, true, 1);
   add("qwen2_untied", llama, false, 4);
+  llama.qkv_bias = false;
+  llama.qk_norm = true;
+  add("qwen3_tied_two_kv_heads", llama, true, 2);
+  llama.head_size = 18;  // more than n_embd / n_head
+  add("qwen3_untied_wide_heads", llama, false, 1);
   return all;
 }
 

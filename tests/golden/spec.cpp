@@ -120,7 +120,7 @@ torch::Tensor Model::gpt2(const torch::Tensor& tokens, const torch::Tensor& posi
 torch::Tensor Model::llama(const torch::Tensor& tokens, const torch::Tensor& positions,
                            const DropoutMasks& masks) const {
   const int64_t T = tokens.size(0);
-  const int64_t D = config_.n_embd / config_.n_head;
+  const int64_t D = config_.head_dim();
   const auto heads = [&](const torch::Tensor& x) { return x.view({T, -1, D}).transpose(0, 1); };
 
   const torch::Tensor embedding = parameter("model.embed_tokens.weight");
@@ -133,8 +133,12 @@ torch::Tensor Model::llama(const torch::Tensor& tokens, const torch::Tensor& pos
     };
     const torch::Tensor in = rms_norm(x, h + "input_layernorm");
     const bool bias = config_.qkv_bias;
-    const torch::Tensor q = rope(heads(linear(in, "self_attn.q_proj", bias)), positions);
-    const torch::Tensor k = rope(heads(linear(in, "self_attn.k_proj", bias)), positions);
+    const auto rotated = [&](const std::string& name) {
+      torch::Tensor y = heads(linear(in, "self_attn." + name + "_proj", bias));
+      if (config_.qk_norm) y = rms_norm(y, h + "self_attn." + name + "_norm");
+      return rope(y, positions);
+    };
+    const torch::Tensor q = rotated("q"), k = rotated("k");
     const torch::Tensor v = heads(linear(in, "self_attn.v_proj", bias));
     x = x + drop(linear(attention(q, k, v), "self_attn.o_proj"), masks.attention, l);
     const torch::Tensor post = rms_norm(x, h + "post_attention_layernorm");

@@ -79,7 +79,8 @@ TEST_P(TransformersTest, LossLogitsAndGradientsAgree) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TransformersTest,
-                         testing::Values("gpt2", "gpt2_untied", "llama", "llama_tied", "qwen2"),
+                         testing::Values("gpt2", "gpt2_untied", "llama", "llama_tied", "qwen2",
+                                         "qwen3", "wide_llama"),
                          [](const testing::TestParamInfo<const char*>& info) {
                            return std::string(info.param);
                          });

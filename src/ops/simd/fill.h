@@ -7,6 +7,7 @@ namespace train_sft::ops::TRAIN_SFT_ISA {
 
 void fill_gemm(simd::Table& table);
 void fill_norm(simd::Table& table);
+void fill_qk_norm(simd::Table& table);
 void fill_elementwise(simd::Table& table);
 void fill_reductions(simd::Table& table);
 void fill_attention(simd::Table& table);

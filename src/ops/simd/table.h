@@ -47,6 +47,20 @@ struct NormBackward {
   bool accumulate;
 };
 
+// The forward: x in place; input and rstd null: not kept. The backward: x is the gradient.
+template <typename T>
+struct QkNorm {
+  T* x;
+  T* input;
+  float* rstd;
+  float* grad_q_weight;  // null: frozen
+  float* grad_k_weight;
+  const T* q_weight;
+  const T* k_weight;
+  int64_t N, H, Hkv, D, width;
+  float eps;
+};
+
 // rest = 1 - beta, keep = 1 - lr wd, step_size = lr / c1, inverse_root = 1 / sqrt(c2)
 struct AdamWConstants {
   float beta1, rest1, beta2, rest2, eps, grad_scale, keep, step_size, inverse_root;
@@ -88,6 +102,8 @@ struct Kernels {
   void (*layer_norm_backward)(const NormBackward<T>& b);
   void (*rms_norm_forward)(const NormForward<T>& f);
   void (*rms_norm_backward)(const NormBackward<T>& b);
+  void (*qk_norm_forward)(const QkNorm<T>& q);
+  void (*qk_norm_backward)(const QkNorm<T>& q);
 
   void (*gelu_forward)(T* out, const T* input, int64_t count);
   void (*gelu_backward)(T* grad_input, const T* grad_out, const T* input, int64_t count);

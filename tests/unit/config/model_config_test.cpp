@@ -56,6 +56,15 @@ TEST(ModelConfigTest, WrongShapesNameTheOption) {
   EXPECT_THAT(message([](ModelConfig& c) { c.n_kv_head = 3; }, Family::llama),
               HasSubstr("does not divide n_head 4"));
   EXPECT_THAT(message([](ModelConfig& c) { c.n_embd = 60; }, Family::llama), HasSubstr("odd"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.head_size = 15; }, Family::llama), HasSubstr("odd"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.head_size = 32; }), HasSubstr("head_size"));
+  const auto wide = [](ModelConfig& c) {
+    c.n_embd = 66;
+    c.head_size = 32;
+  };
+  EXPECT_EQ(message(wide, Family::llama), "(no error)");
+  EXPECT_THAT(message([](ModelConfig& c) { c.qk_norm = c.qkv_bias = true; }, Family::llama),
+              HasSubstr("qk_norm and qkv_bias"));
 }
 
 TEST(HuggingFaceTest, EveryShapeSurvivesTheRoundTrip) {
@@ -74,6 +83,11 @@ TEST(HuggingFaceTest, EveryShapeSurvivesTheRoundTrip) {
       configs.push_back(config);
       config.qkv_bias = true;
       configs.push_back(config);
+      config.qkv_bias = false;
+      config.qk_norm = true;
+      configs.push_back(config);
+      config.head_size = 2 * config.head_dim();
+      configs.push_back(config);
     }
   }
   for (ModelConfig config : configs) {
@@ -82,12 +96,15 @@ TEST(HuggingFaceTest, EveryShapeSurvivesTheRoundTrip) {
     // Read from text, as from a file.
     const ModelConfig back = from_huggingface(parse_json(dump_json(json), "config.json"), "f");
     config.ffn_hidden = config.ffn();  // what is written is explicit
-    if (config.family == Family::llama) config.n_kv_head = config.kv_heads();
+    if (config.family == Family::llama) {
+      config.n_kv_head = config.kv_heads();
+      config.head_size = config.head_dim();
+    }
     EXPECT_EQ(back, config) << dump_json(json);
   }
 }
 
-// config.json of transformers' own GPT2Config(), LlamaConfig(), Qwen2Config() of version 5, reduced
+// config.json of transformers' own GPT2Config(), LlamaConfig(), … of version 5, reduced
 // to the fields that matter.
 constexpr const char* kGpt2 = R"({"activation_function": "gelu_new", "add_cross_attention": false,
   "attn_pdrop": 0.1, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": 768,
@@ -107,6 +124,14 @@ constexpr const char* kQwen2 = R"({"hidden_act": "silu", "hidden_size": 896,
   "sliding_window": 32768, "tie_word_embeddings": true, "use_sliding_window": false,
   "layer_types": ["full_attention"], "vocab_size": 151936})";
 
+constexpr const char* kQwen3 =
+    R"({"attention_bias": false, "hidden_act": "silu", "hidden_size": 1024,
+  "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+  "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
+  "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_theta": 1000000,
+  "sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false,
+  "vocab_size": 151936})";
+
 TEST(HuggingFaceTest, TransformersOwnConfigurationsAreRead) {
   const ModelConfig gpt2 = from_huggingface(parse_json(kGpt2, "f"), "f");
   EXPECT_EQ(gpt2.ffn(), 3072);
@@ -120,6 +145,12 @@ TEST(HuggingFaceTest, TransformersOwnConfigurationsAreRead) {
   EXPECT_TRUE(qwen.qkv_bias);
   EXPECT_EQ(qwen.kv_heads(), 2);
   EXPECT_EQ(qwen.rope_theta, 1e6);
+  EXPECT_FALSE(qwen.qk_norm);
+  const ModelConfig qwen3 = from_huggingface(parse_json(kQwen3, "f"), "f");
+  EXPECT_TRUE(qwen3.qk_norm);
+  EXPECT_FALSE(qwen3.qkv_bias);
+  EXPECT_EQ(qwen3.head_dim(), 128) << "absent: transformers takes 128, not hidden_size / heads";
+  EXPECT_EQ(qwen3.attention_width(), 2048);
 }
 
 TEST(HuggingFaceTest, ArithmeticThatIsNotImplementedIsRefusedByName) {
@@ -141,7 +172,8 @@ TEST(HuggingFaceTest, ArithmeticThatIsNotImplementedIsRefusedByName) {
       {kLlama, "attention_bias", true},
       {kLlama, "mlp_bias", true},
       {kLlama, "hidden_act", "gelu"},
-      {kLlama, "head_dim", 64},
+      {kQwen3, "attention_bias", true},
+      {kQwen3, "head_dim", "wide"},
       {kLlama, "sliding_window", 4096},
       {kLlama, "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
       {kLlama, "rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}},

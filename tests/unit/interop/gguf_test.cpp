@@ -203,7 +203,10 @@ TEST(GgufModelTest, ASettingThatChangesTheMathsIsRefusedByName) {
     EXPECT_THAT(open_error([&](GgufBuilder& b) { b.u32(key, value); }), HasSubstr(key));
   };
   refused("llama.rope.dimension_count", 1);
-  refused("llama.attention.key_length", 4);
+  refused("llama.attention.value_length", 4);
+  EXPECT_THAT(open_error([](GgufBuilder& b) { b.u32("llama.attention.key_length", 4); }),
+              HasSubstr("attn_q.weight"))
+      << "read, but the tensors say otherwise";
   refused("llama.expert_count", 8);
   refused("llama.attention.sliding_window", 4096);
   refused("llama.some_new_setting", 1);

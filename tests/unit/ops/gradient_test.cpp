@@ -6,6 +6,7 @@
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/qk_norm.h"
 #include "train_sft/ops/rms_norm.h"
 #include "train_sft/ops/rope.h"
 #include "train_sft/ops/swiglu.h"
@@ -66,6 +67,27 @@ TEST(GradientTest, RmsNormWithResidual) {
   expect_gradient(residual, grad, loss, "residual");
   expect_gradient(delta, grad, loss, "delta");
   expect_gradient(weight, dw, loss, "weight");
+}
+
+TEST(GradientTest, QkNorm) {
+  const AttentionShape shape{2, 1, 3};
+  const int64_t N = 3, D = shape.head_dim;
+  at::Tensor qkv = random_tensor({N, shape.qkv_width()}, 1);
+  at::Tensor wq = random_tensor({D}, 2), wk = random_tensor({D}, 3);
+  const at::Tensor up = random_tensor({N, shape.qkv_width()}, 4);
+  const at::Tensor input = at::empty({N, 3 * D}, at::kDouble),
+                   rstd = at::empty({N, 3}, at::kDouble);
+  auto loss = [&] {
+    const at::Tensor out = qkv.clone();
+    qk_norm_forward(out, input, rstd, wq, wk, 1e-5, shape);
+    return weighted_sum(out, up);
+  };
+  loss();
+  const at::Tensor grad = up.clone(), dq = at::zeros_like(wq), dk = at::zeros_like(wk);
+  qk_norm_backward(grad, dq, dk, input, rstd, wq, wk, shape);
+  expect_gradient(qkv, grad, loss, "qkv");
+  expect_gradient(wq, dq, loss, "q_weight");
+  expect_gradient(wk, dk, loss, "k_weight");
 }
 
 TEST(GradientTest, LinearInBothLayouts) {

@@ -12,6 +12,7 @@
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/qk_norm.h"
 #include "train_sft/ops/rms_norm.h"
 #include "train_sft/ops/rope.h"
 #include "train_sft/ops/swiglu.h"
@@ -135,6 +136,27 @@ TEST(KernelsTest, RmsNorm) {
                                      {"grad_weight", dw}};
         },
         C == 1 ? 1e-2 : 2e-5, C == 1 ? 1.0 : 3e-2);
+  }
+}
+
+TEST(KernelsTest, QkNorm) {
+  for (int64_t D : {6, 16, 40, 128}) {
+    for (int64_t N : {1, 5, 70}) {  // 70 rows of 128 channels are worth several threads
+      const AttentionShape shape{3, 1, D};
+      expect_like_reference(
+          [&](const Maker& make) {
+            const at::Tensor qkv = make.random({N, shape.qkv_width()}, 1);
+            const at::Tensor input = make.empty({N, 4 * D}), rstd = make.started({N, 4}, 2);
+            const at::Tensor wq = make.random({D}, 3), wk = make.random({D}, 4);
+            qk_norm_forward(qkv, input, rstd, wq, wk, 1e-5, shape);
+            const at::Tensor grad = make.random({N, shape.qkv_width()}, 5);
+            const at::Tensor dq = make.started({D}, 6), dk = make.started({D}, 7);
+            qk_norm_backward(grad, dq, dk, input, rstd, wq, wk, shape);
+            return std::vector<Output>{{"qkv", qkv},   {"input", input}, {"rstd", rstd},
+                                       {"grad", grad}, {"grad_q", dq},   {"grad_k", dk}};
+          },
+          2e-5, 3e-2);
+    }
   }
 }
 
