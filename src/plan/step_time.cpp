@@ -68,10 +68,14 @@ struct Rates {
 };
 
 Rates measure(const Probe& probe, const ModelConfig& model, int64_t rows) {
-  Parameters parameters(model, at::kFloat, probe.precision == "bf16" ? at::kBFloat16 : at::kFloat);
+  Training training = training_of(probe.config);
+  if (model.n_layer != probe.model.n_layer) training.freeze.clear();  // they name other layers
+  Parameters parameters(model, at::kFloat, probe.precision == "bf16" ? at::kBFloat16 : at::kFloat,
+                        true, training);
   initialise(parameters, /*seed=*/1);
+  initialise_adapters(parameters, /*seed=*/1);
   parameters.zero_gradients();
-  Optimizer optimizer(parameters, {});
+  Optimizer optimizer(parameters, optimizer_options(probe.config));
   EngineOptions options;
   options.dropout = probe.config.dropout;
   options.recompute = parse_recompute(probe.config.recompute);
@@ -109,10 +113,7 @@ Reduced reduce(const Probe& probe) {
                              (kRoughFlopsPerThread * static_cast<double>(probe.threads));
   const auto rows =
       std::clamp<int64_t>(static_cast<int64_t>(kPatientSeconds / row_seconds), 1, probe.micro_rows);
-  TrainConfig whole = probe.config;  // the probe trains every parameter
-  whole.lora_rank = 0;
-  whole.freeze.clear();
-  const uint64_t needed = plan_memory(probe.model, whole, probe.precision, probe.threads,
+  const uint64_t needed = plan_memory(probe.model, probe.config, probe.precision, probe.threads,
                                       rows * probe.config.block_size)
                               .total();
   const bool too_large = probe.available_bytes > 0 && needed > probe.available_bytes / 10 * 9;
@@ -177,10 +178,13 @@ StepTime measure_step(const Probe& probe) {
   if (rates.train == 0) return time;
   time.evaluate_ms = rates.evaluate * probe.mean_step_tokens;
   time.step_ms = rates.train * probe.mean_step_tokens + rates.update;
-  time.basis =
-      fmt::format("measured: {} micro-batches of {} rows{} on this machine, {} threads, {}",
-                  probe.steps, reduced.rows, reduced.layers ? " through one and two layers" : "",
-                  probe.threads, ops::kernels_name(ops::kernels()));
+  time.basis = fmt::format(
+      "measured: {} micro-batches of {} rows{} on this machine, {} threads, {}", probe.steps,
+      reduced.rows,
+      !reduced.layers               ? ""
+      : probe.config.freeze.empty() ? " through one and two layers"
+                                    : " through one and two layers, none of them frozen",
+      probe.threads, ops::kernels_name(ops::kernels()));
   return time;
 }
 

@@ -13,6 +13,17 @@
 
 namespace train_sft {
 
+OptimizerOptions optimizer_options(const TrainConfig& config) {
+  OptimizerOptions options;
+  options.beta1 = config.beta1;
+  options.beta2 = config.beta2;
+  options.eps = config.adam_eps;
+  options.weight_decay = config.weight_decay;
+  options.grad_clip = config.grad_clip;
+  options.muon = config.optimizer == "muon";
+  return options;
+}
+
 bool is_muons(const ParameterInfo& parameter) {
   return parameter.layer >= 0 && parameter.shape.size() == 2 && !parameter.adapter;
 }

@@ -106,21 +106,14 @@ void prepare_model(Run& run) {
   if (training.adapts() && run.start.kind == StartKind::fresh)
     throw UsageError("lora_rank: there is no model to adapt; add --pretrained_model PATH");
   run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute, true, training);
-
-  OptimizerOptions optimizer;
-  optimizer.beta1 = config.beta1;
-  optimizer.beta2 = config.beta2;
-  optimizer.eps = config.adam_eps;
-  optimizer.weight_decay = config.weight_decay;
-  optimizer.grad_clip = config.grad_clip;
-  optimizer.muon = config.optimizer == "muon";
   run.shards = std::make_unique<OptimizerShards>(run.collective, *run.parameters,
                                                  config.shard == "optimizer");
   if (run.shards->shared() && config.histogram_interval > 0)
     throw UsageError(
         "histogram_interval: with shard optimizer no process has all gradients; leave one of them "
         "out");
-  run.optimizer = std::make_unique<Optimizer>(*run.parameters, optimizer, run.shards->own());
+  run.optimizer =
+      std::make_unique<Optimizer>(*run.parameters, optimizer_options(config), run.shards->own());
   run.reduction =
       std::make_unique<GradientReduction>(run.collective, *run.parameters, run.shards->limits());
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "train_sft/config/train_config.h"
 #include "train_sft/model/parameters.h"
 #include "train_sft/ops/muon.h"
 
@@ -19,6 +20,8 @@ struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, grad_clip = 1.0;
   bool muon = false;
 };
+
+OptimizerOptions optimizer_options(const TrainConfig& config);
 
 // Whether Muon updates this parameter, when it is asked for.
 bool is_muons(const ParameterInfo& parameter);
