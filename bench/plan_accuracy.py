@@ -4,9 +4,9 @@
     .venv/bin/python bench/plan_accuracy.py build/train_sft --text tinyshakespeare.txt [--model DIR --alpaca FILE]
                                             [--rounds 5] [--threads 2]
 
-For each configuration, round after round: a plan, then the run itself, so that both see the same neighbours. Time a
-step is the run's median over its steps after the first, of equal size; memory the process's largest resident set. Prints one JSON line
-a configuration: medians of predicted, measured and their ratio, with the least and the most.
+For each configuration, round after round: a plan, then the run itself, so that both see the same neighbours. A step's
+time is the median of the run's steps after the first, memory the process's largest resident set. Prints one JSON line a
+configuration: medians of predicted, measured and their ratio, with the least and the most.
 """
 
 import argparse
@@ -38,9 +38,10 @@ def configurations(args):
     yield "6 layers of 384, 8 x 256", [*char, "--n_layer", 6, "--n_head", 6, "--n_embd", 384, "--block_size", 256, "--batch_size", 8,
                                        "--max_iters", 20]
     if args.model and args.alpaca:
-        yield "SmolLM2-135M, packed rows of 512", ["--pretrained_model", os.path.abspath(args.model), "--data",
-                                                   os.path.abspath(args.alpaca), "--packing", "best_fit", "--block_size", 512,
-                                                   "--batch_size", 4, "--max_iters", 5]
+        tuned = ["--pretrained_model", os.path.abspath(args.model), "--data", os.path.abspath(args.alpaca), "--packing", "best_fit",
+                 "--block_size", 512, "--batch_size", 4, "--max_iters", 6]
+        yield "SmolLM2-135M, packed rows of 512", tuned
+        yield "SmolLM2-135M, the same with LoRA", [*tuned, "--lora_rank", 16]
 
 
 class Run:
