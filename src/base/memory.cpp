@@ -106,7 +106,10 @@ bool give_back(MemoryBlock pages) {
   if (pages.bytes == 0) return false;
   volatile char* first = pages.begin;
   *first = 1;
-  return ::madvise(pages.begin, pages.bytes, MADV_DONTNEED) == 0 && *first == 0;
+  if (::madvise(pages.begin, pages.bytes, MADV_DONTNEED) != 0 || *first != 0) return false;
+  // They come back by 2 MiB where the system can: page by page would cost a tenth of a step.
+  ::madvise(pages.begin, pages.bytes, MADV_HUGEPAGE);
+  return true;
 }
 
 uint64_t available_memory_bytes() {
