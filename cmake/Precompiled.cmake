@@ -21,8 +21,6 @@ set(precompiled_plain <algorithm> <array> <atomic> <chrono> <cmath> <cstdint> <c
 set(precompiled_torch ${precompiled_plain} <ATen/core/Tensor.h>)
 set(precompiled_plain_test ${precompiled_plain} <gmock/gmock.h> <gtest/gtest.h>)
 set(precompiled_torch_test ${precompiled_torch} <gmock/gmock.h> <gtest/gtest.h>)
-set(precompiled_autograd_test <torch/torch.h> <nlohmann/json.hpp> <fmt/format.h> <gmock/gmock.h>
-    <gtest/gtest.h>)
 
 # The first target of a kind compiles its headers, the others of that kind take them from there: their
 # options must not differ.

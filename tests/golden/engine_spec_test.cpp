@@ -1,7 +1,7 @@
 // The engine against the executable specification: loss, logits and every gradient.
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <utility>
 
@@ -24,7 +24,7 @@ spec::DropoutMasks masks_of(const Batch& batch, const ModelConfig& config, doubl
   std::vector<uint64_t> keys(batch.tokens.size());
   ops::dropout_row_keys(keys, kSeed, kStep, batch.cu_seqlens, batch.example_ids, batch.positions);
   const auto mask = [&](uint32_t site) {
-    torch::Tensor factors = torch::empty({batch.size(), config.n_embd}, torch::kDouble);
+    at::Tensor factors = at::empty({batch.size(), config.n_embd}, at::kDouble);
     ops::dropout_mask(factors, keys, site, p);
     return factors;
   };
@@ -36,10 +36,10 @@ spec::DropoutMasks masks_of(const Batch& batch, const ModelConfig& config, doubl
   return masks;
 }
 
-double relative_l2(const torch::Tensor& got, const torch::Tensor& expected) {
-  const torch::Tensor want = expected.to(torch::kDouble);
+double relative_l2(const at::Tensor& got, const at::Tensor& expected) {
+  const at::Tensor want = expected.to(at::kDouble);
   const double norm = want.norm().item<double>();
-  return (got.to(torch::kDouble) - want).norm().item<double>() / (norm > 0 ? norm : 1.0);
+  return (got.to(at::kDouble) - want).norm().item<double>() / (norm > 0 ? norm : 1.0);
 }
 
 // Loss, logits and gradients of one micro-batch agree within `tolerance`, relative to each tensor's
@@ -51,11 +51,11 @@ void expect_agreement(Parameters& parameters, const Batch& batch, double dropout
   options.dropout = dropout;
   options.seed = kSeed;
   Engine engine(parameters, options);
-  spec::Model model(parameters, torch::kDouble, source);
+  spec::Model model(parameters, at::kDouble, source);
 
   parameters.zero_gradients();
   const LossSums sums = engine.forward_backward(batch, kStep);
-  const torch::Tensor loss = model.loss(batch, masks_of(batch, config, dropout));
+  const at::Tensor loss = model.loss(batch, masks_of(batch, config, dropout));
   loss.backward();
   EXPECT_NEAR(sums.loss / loss.item<double>(), 1.0, tolerance);
   double weight = batch.weights.empty() ? static_cast<double>(batch.learned.size()) : 0.0;
@@ -63,7 +63,7 @@ void expect_agreement(Parameters& parameters, const Batch& batch, double dropout
   EXPECT_NEAR(sums.weight, weight, 1e-6);
   EXPECT_EQ(sums.tokens, static_cast<int64_t>(batch.learned.size()));
   for (const ParameterInfo& info : parameters.layout().parameters) {
-    const torch::Tensor expected = model.parameter(info.name).grad();
+    const at::Tensor expected = model.parameter(info.name).grad();
     ASSERT_TRUE(expected.defined()) << info.name;
     // A key's bias moves all of a row's scores alike but for the rotation: its gradient is what
     // cancellation leaves, and rounding weighs more.
@@ -71,8 +71,8 @@ void expect_agreement(Parameters& parameters, const Batch& batch, double dropout
     EXPECT_LE(relative_l2(parameters.gradient(info.name), expected), allowed) << info.name;
   }
 
-  torch::NoGradGuard no_grad;
-  const torch::Tensor logits = model.logits(batch);
+  c10::NoGradGuard no_grad;
+  const at::Tensor logits = model.logits(batch);
   EXPECT_LE(relative_l2(engine.logits(batch), logits), tolerance);
   EXPECT_NEAR(engine.evaluate(batch).loss / model.loss(batch).item<double>(), 1.0, tolerance);
 }
@@ -142,29 +142,30 @@ TEST_P(EngineSpecTest, BFloat16AsCloseToFloat64AsPyTorchInBFloat16) {
   Engine engine(parameters, options);
   const Batch batch = samples::batch(parameters.config(), {});
   const spec::DropoutMasks masks = masks_of(batch, parameters.config(), options.dropout);
-  spec::Model exact(parameters, torch::kDouble, spec::Model::Source::compute);
-  spec::Model rounded(parameters, torch::kBFloat16, spec::Model::Source::compute);
-  const torch::Tensor loss = exact.loss(batch, masks);
+  spec::Model exact(parameters, at::kDouble, spec::Model::Source::compute);
+  spec::Model rounded(parameters, at::kBFloat16, spec::Model::Source::compute);
+  const at::Tensor loss = exact.loss(batch, masks);
   loss.backward();
   rounded.loss(batch, masks).backward();
   parameters.zero_gradients();
   const LossSums sums = engine.forward_backward(batch, kStep);
   EXPECT_NEAR(sums.loss / loss.item<double>(), 1.0, 0x1p-8);
   for (const ParameterInfo& info : parameters.layout().parameters) {
-    const torch::Tensor expected = exact.parameter(info.name).grad();
+    const at::Tensor expected = exact.parameter(info.name).grad();
     const double fair = relative_l2(rounded.parameter(info.name).grad(), expected);
     // A softmax's gradient sums to zero over the keys, so that little is left of a key's bias's but
-    // rounding. Ours takes Σ_j p_ij dp_ij as grad_out · out (as FlashAttention does) with out rounded
-    // to bfloat16, where PyTorch's sum cancels in float: measured up to 6.2 times its error.
-    // The few weights of Qwen3's norms of q and k see the same: up to 1.9 times.
-    const bool of_heads = info.name.ends_with("q_norm.weight") || info.name.ends_with("k_norm.weight");
+    // rounding. Ours takes Σ_j p_ij dp_ij as grad_out · out (as FlashAttention does) with out
+    // rounded to bfloat16, where PyTorch's sum cancels in float: measured up to 6.2 times its
+    // error. The few weights of Qwen3's norms of q and k see the same: up to 1.9 times.
+    const bool of_heads =
+        info.name.ends_with("q_norm.weight") || info.name.ends_with("k_norm.weight");
     const double factor = info.name.ends_with("k_proj.bias") ? 8 : of_heads ? 2.5 : 1.5;
     EXPECT_LE(relative_l2(parameters.gradient(info.name), expected),
               std::max(factor * fair, 0x1p-8))
         << info.name;
   }
-  torch::NoGradGuard no_grad;
-  const torch::Tensor logits = exact.logits(batch);
+  c10::NoGradGuard no_grad;
+  const at::Tensor logits = exact.logits(batch);
   EXPECT_LE(relative_l2(engine.logits(batch), logits), relative_l2(rounded.logits(batch), logits));
 }
 

@@ -3,7 +3,7 @@
 // parameters and the batch; it is written to be read beside modeling_gpt2.py and modeling_llama.py.
 #pragma once
 
-#include <torch/torch.h>
+#include <ATen/ATen.h>
 
 #include <map>
 #include <string>
@@ -17,9 +17,9 @@ namespace train_sft::spec {
 
 // Factors (0 or 1/(1-p)) of each place where dropout acts, [N, C] each; empty: no dropout.
 struct DropoutMasks {
-  torch::Tensor embedding;
-  std::vector<torch::Tensor> attention;  // [layer]
-  std::vector<torch::Tensor> ffn;        // [layer]
+  at::Tensor embedding;
+  std::vector<at::Tensor> attention;  // [layer]
+  std::vector<at::Tensor> ffn;        // [layer]
   bool empty() const { return !embedding.defined(); }
 };
 
@@ -28,28 +28,27 @@ class Model {
   enum class Source { master, compute };
   // Copies the masters (or their rounded compute copies); every tensor is a leaf that requires a
   // gradient.
-  Model(const Parameters& parameters, torch::ScalarType dtype, Source source = Source::master);
+  Model(const Parameters& parameters, at::ScalarType dtype, Source source = Source::master);
 
-  torch::Tensor logits(const Batch& batch, const DropoutMasks& masks = {}) const;  // [N, V]
+  at::Tensor logits(const Batch& batch, const DropoutMasks& masks = {}) const;  // [N, V]
   // Σ weight × −log p(target) over the learned targets.
-  torch::Tensor loss(const Batch& batch, const DropoutMasks& masks = {}) const;
+  at::Tensor loss(const Batch& batch, const DropoutMasks& masks = {}) const;
 
-  torch::Tensor parameter(const std::string& name) const { return parameters_.at(name); }
+  at::Tensor parameter(const std::string& name) const { return parameters_.at(name); }
   void zero_gradients();
 
  private:
-  torch::Tensor gpt2(const torch::Tensor& tokens, const torch::Tensor& positions,
-                     const DropoutMasks& masks) const;
-  torch::Tensor llama(const torch::Tensor& tokens, const torch::Tensor& positions,
-                      const DropoutMasks& masks) const;
-  torch::Tensor rope(const torch::Tensor& x, const torch::Tensor& positions) const;
-  torch::Tensor attention(const torch::Tensor& q, const torch::Tensor& k,
-                          const torch::Tensor& v) const;
-  torch::Tensor rms_norm(const torch::Tensor& x, const std::string& name) const;
-  torch::Tensor layer_norm(const torch::Tensor& x, const std::string& name) const;
+  at::Tensor gpt2(const at::Tensor& tokens, const at::Tensor& positions,
+                  const DropoutMasks& masks) const;
+  at::Tensor llama(const at::Tensor& tokens, const at::Tensor& positions,
+                   const DropoutMasks& masks) const;
+  at::Tensor rope(const at::Tensor& x, const at::Tensor& positions) const;
+  at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const;
+  at::Tensor rms_norm(const at::Tensor& x, const std::string& name) const;
+  at::Tensor layer_norm(const at::Tensor& x, const std::string& name) const;
 
   ModelConfig config_;
-  std::map<std::string, torch::Tensor> parameters_;
+  std::map<std::string, at::Tensor> parameters_;
 };
 
 }  // namespace train_sft::spec
