@@ -15,9 +15,9 @@ import os
 import pathlib
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
+
+from compare_cpu import run as measured, summary
 
 
 def arguments():
@@ -50,13 +50,7 @@ class Run:
         self.program = os.path.abspath(args.program)
 
     def start(self, *command):
-        process = subprocess.Popen([self.program, *map(str, command)], cwd=self.folder, stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL, text=True)
-        out = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        if status != 0:
-            sys.exit(f"{' '.join(map(str, command))}: exit status {os.waitstatus_to_exitcode(status)}")
-        return out, usage.ru_maxrss * 1024
+        return measured([self.program, *command], cwd=self.folder)
 
     def pair(self, options):
         common = [*options, "--threads", self.args.threads, "--eval_interval", -1]
@@ -72,10 +66,6 @@ class Run:
                 "data_wait": (0, sum(step["data_wait_ms"] for step in steps[1:]) / sum(step["step_ms"] for step in steps[1:]))}
 
 
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def main():
     args = arguments()
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +76,7 @@ def main():
             for what in ("step_ms", "memory_bytes"):
                 planned, measured = zip(*(pair[what] for pair in pairs))
                 result[what] = {"planned": statistics.median(planned), "measured": statistics.median(measured),
-                                "ratio": spread([p / m for p, m in zip(planned, measured)])}
+                                "ratio": summary([p / m for p, m in zip(planned, measured)])}
             planned, measured = pairs[0]["checkpoint_bytes"]
             result["weights_bytes"] = {"planned": planned, "measured": measured}
             result["data_wait_share"] = statistics.median(pair["data_wait"][1] for pair in pairs)

@@ -195,22 +195,20 @@ CheckpointContents contents_of(const CheckpointParts& parts) {
            info.trained()});
   const Optimizer& optimizer = *parts.optimizer;
   const auto all = [](const ParameterInfo&) { return true; };
-  const auto of_master = [](const at::Tensor& flat, const ParameterInfo& info) {
-    return flat.narrow(0, info.trained_offset, info.numel).view(info.shape);
-  };
-  const auto of_moments = [&](const at::Tensor& flat, const ParameterInfo& info) {
-    return optimizer.moment(flat, info);
-  };
-  const auto add_trained = [&](const char* prefix, const at::Tensor& flat, const auto& cut,
-                               const auto& holds) {
+  const auto add_trained = [&](const char* prefix, const auto& values, const auto& holds) {
     for (const ParameterInfo& info : layout)
       if (optimizer.updates(info) && holds(info))
-        contents.optimizer.push_back({prefix + info.name, cut(flat, info), true});
+        contents.optimizer.push_back({prefix + info.name, values(info), true});
+  };
+  const auto of = [&](const at::Tensor& moments) {
+    return [&](const ParameterInfo& info) { return optimizer.moment(moments, info); };
   };
   if (parameters.masters_apart() && !adapts)
-    add_trained(files::kMasterPrefix, parameters.master(), of_master, all);
-  add_trained(files::kExpAvgPrefix, parts.optimizer->exp_avg(), of_moments, all);
-  add_trained(files::kExpAvgSqPrefix, parts.optimizer->exp_avg_sq(), of_moments,
+    add_trained(
+        files::kMasterPrefix,
+        [&](const ParameterInfo& info) { return parameters.master(info.name); }, all);
+  add_trained(files::kExpAvgPrefix, of(parts.optimizer->exp_avg()), all);
+  add_trained(files::kExpAvgSqPrefix, of(parts.optimizer->exp_avg_sq()),
               [&](const ParameterInfo& info) { return optimizer.has_second_moment(info); });
   return contents;
 }

@@ -18,9 +18,9 @@ class GradientReduction {
 
   // Layers `layer` and above, and what stands on top of them, are final on this rank.
   void layer_done(int64_t layer);
-  // Starts what is left and waits for all. Every rank must come here once a step, whatever it has
-  // computed.
+  // Starts what is left. Every rank must come here once a step, whatever it has computed.
   void start_rest();
+  // For all that was started.
   void wait();
 
   // In the order in which they become final.

@@ -3,6 +3,9 @@
 // they are summed, updated weights gathered.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "train_sft/collective/collective.h"
 #include "train_sft/train/optimizer.h"
 
@@ -29,9 +32,15 @@ class OptimizerShards {
   void gather_weights() const;
 
  private:
+  // Masters that stand together, in their buffer as in those of what is trained.
+  struct Run {
+    int64_t trained_offset, master_offset, numel;
+  };
+
   Collective& collective_;
   Parameters& parameters_;
   ShardLimits limits_;
+  std::vector<Run> runs_;
 };
 
 }  // namespace train_sft

@@ -30,12 +30,6 @@ void compare_settings(const Run& run) {
   }
 }
 
-std::string bytes_checksum(const at::Tensor& tensor) {
-  Checksum checksum;
-  checksum.add(std::span(static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()));
-  return checksum.hex();
-}
-
 }  // namespace
 
 int64_t batch_ranks(Run& run) {
@@ -54,8 +48,7 @@ void check_shares(const Run& run) {
     if (micro_batches % n == 0) even += fmt::format("{}{}", even.empty() ? "" : ", ", n);
   throw UsageError(
       "gpus: a step has gpus {} × grad_accum {} = {} micro-batches, which {} processes cannot "
-      "share "
-      "evenly; start {} processes, or change gpus or grad_accum",
+      "share evenly; start {} processes, or change gpus or grad_accum",
       run.batch.ranks, run.batch.grad_accum, micro_batches, processes, even);
 }
 
@@ -86,8 +79,10 @@ void compare_ranks(const Run& run) {
   require_same(all, "the instruction set of the kernels", ops::kernels_name(ops::kernels()),
                "set TRAIN_SFT_CPU to the lesser one on all of them: the same update must give the "
                "same bits on every rank");
-  require_same(all, "the checksum of the weights", bytes_checksum(run.parameters->master()),
-               kSameFiles);
+  const at::Tensor& weights = run.parameters->master();
+  const std::string_view bytes(static_cast<const char*>(weights.const_data_ptr()),
+                               weights.nbytes());
+  require_same(all, "the checksum of the weights", checksum_of(bytes), kSameFiles);
 }
 
 bool stop_agreed(Run& run, const std::vector<double>& codes) {

@@ -37,7 +37,7 @@ def train_sft(*arguments, **options):
 
 def as_json(*arguments, cwd):
     """What a command prints on standard output with --json."""
-    said = subprocess.run([PROGRAM, *map(str, arguments), "--json"], cwd=cwd, env=environment(), timeout=120,
+    said = subprocess.run([PROGRAM, *map(str, arguments), "--json"], cwd=cwd, env=environment(), timeout=300,
                           stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     return json.loads(said.stdout)

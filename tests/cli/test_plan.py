@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from conftest import TINY_MODEL, change_json, example, metrics, train_sft
+from conftest import TINY_MODEL, as_json, change_json, example, metrics, train_sft
 
 
 def plan(*arguments, cwd):
-    said = train_sft("plan", *arguments, "--json", cwd=cwd)
-    return json.loads(said[said.index("{"):said.rindex("}") + 1])
+    return as_json("plan", *arguments, cwd=cwd)
 
 
 def ids(planned):
