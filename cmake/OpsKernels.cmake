@@ -15,7 +15,11 @@ function(train_sft_ops_kernels isa)
   target_sources(train_sft_ops PRIVATE $<TARGET_OBJECTS:train_sft_ops_${isa}>)
 endfunction()
 
-set(kernel_sources attention.cpp elementwise.cpp fill.cpp gemm.cpp norm.cpp qk_norm.cpp reductions.cpp)
+set(kernel_sources attention.cpp elementwise.cpp fill.cpp gemm.cpp norm.cpp normal.cpp
+    qk_norm.cpp reductions.cpp)
+# The same bits on every instruction set, and loops without branches.
+set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/ops/simd/normal.cpp PROPERTIES COMPILE_OPTIONS
+  "-O3;-ffp-contract=off;-fno-trapping-math;-fno-math-errno")
 set(avx2_flags -mavx2 -mfma)
 # GCC 12 takes its own intrinsics' undefined operands for uninitialised variables.
 set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl

@@ -112,6 +112,29 @@ bool give_back(MemoryBlock pages) {
   return true;
 }
 
+// The page before what is given to the caller holds the mapping's limits.
+void* allocate_zero_pages(uint64_t bytes) {
+  constexpr uint64_t kLarge = uint64_t{2} << 20, kWorthwhile = 8 * kLarge;
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t alignment = bytes < kWorthwhile ? page : kLarge;
+  const uint64_t whole = bytes + page + alignment;
+  if (whole < bytes) return nullptr;
+  void* mapping =
+      ::mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  auto* const first = static_cast<char*>(mapping);
+  const uint64_t over = (reinterpret_cast<uintptr_t>(first) + page) % alignment;
+  char* const begin = first + page + (over == 0 ? 0 : alignment - over);
+  if (alignment == kLarge) ::madvise(begin, bytes, MADV_HUGEPAGE);
+  reinterpret_cast<MemoryBlock*>(begin)[-1] = {first, whole};
+  return begin;
+}
+
+void free_pages(void* begin) {
+  const MemoryBlock mapping = static_cast<MemoryBlock*>(begin)[-1];
+  ::munmap(mapping.begin, mapping.bytes);
+}
+
 uint64_t available_memory_bytes() {
   const uint64_t machine = line_value(kernel_file("/proc/meminfo"), "MemAvailable:", 0) * 1024;
   return std::min({machine, cgroup_room(), address_space_room()});

@@ -1,7 +1,6 @@
 #include "model/arena.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
 #include <vector>
@@ -31,22 +30,20 @@ void ArenaStorage::reserve(uint64_t bytes) {
         "smaller batch_size or block_size, --recompute block, or raise max_memory",
         human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(limit_)));
   }
-  c10::Allocator* allocator = c10::GetCPUAllocator();
   if (!storage_)
     storage_ = at::Storage(c10::Storage::use_byte_size_t(), 0, at::DataPtr(nullptr, at::kCPU),
-                           allocator, /*resizable=*/false);
+                           /*allocator=*/nullptr, /*resizable=*/false);
   // The tensors of all plans share this storage: the old block goes before the new one comes.
   storage_.set_data_ptr_noswap(at::DataPtr(nullptr, at::kCPU));
   storage_.set_nbytes(0);
   bytes_ = 0;
-  try {
-    storage_.set_data_ptr_noswap(allocator->allocate(bytes));
-  } catch (const std::exception&) {
+  void* begin = allocate_zero_pages(bytes);
+  if (begin == nullptr)
     throw ResourceError(
         "the machine has no {} for the activations of this micro-batch; use a smaller batch_size "
         "or block_size, or --recompute block",
         human_bytes(static_cast<double>(bytes)));
-  }
+  storage_.set_data_ptr_noswap(at::DataPtr(begin, begin, &free_pages, at::kCPU));
   storage_.set_nbytes(bytes);
   bytes_ = bytes;
 }

@@ -1,7 +1,5 @@
 #include "train_sft/model/parameters.h"
 
-#include <ATen/ops/zeros.h>
-
 #include <algorithm>
 
 #include "train_sft/base/error.h"
@@ -58,9 +56,9 @@ Parameters::Parameters(const ModelConfig& config, at::ScalarType dtype, at::Scal
   TRAIN_SFT_CHECK(dtype == at::kFloat || dtype == at::kDouble, "masters are float or double");
   TRAIN_SFT_CHECK(compute == dtype || (dtype == at::kFloat && compute == at::kBFloat16),
                   "compute in the masters' dtype, or in bfloat16 with float masters");
-  compute_ = at::zeros({layout_.total}, compute);
-  master_ = compute == dtype ? compute_ : at::zeros({layout_.trained_total}, dtype);
-  if (with_gradients) gradients_ = at::zeros({layout_.trained_total}, dtype);
+  compute_ = ops::zeros(layout_.total, compute);
+  master_ = compute == dtype ? compute_ : ops::zeros(layout_.trained_total, dtype);
+  if (with_gradients) gradients_ = ops::zeros(layout_.trained_total, dtype);
 }
 
 at::Tensor Parameters::master(const std::string& name) const {

@@ -1,11 +1,15 @@
 #include "train_sft/ops/zero.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <algorithm>
 #include <cstring>
 
 #include "ops/threads.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/memory.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/base/progress.h"
 
 namespace train_sft::ops {
 namespace {
@@ -29,6 +33,15 @@ void zero(const at::Tensor& tensor) {
     std::memset(all.begin + begin, 0, std::min(part, all.count - begin));
   };
   run_on_threads(bytes.count < kWorthwhile ? 1 : available_threads(), work, &bytes);
+}
+
+at::Tensor zeros(int64_t numel, at::ScalarType dtype) {
+  const uint64_t bytes = static_cast<uint64_t>(numel) * c10::elementSize(dtype);
+  void* begin = allocate_zero_pages(bytes);
+  if (begin == nullptr)
+    throw ResourceError("the machine has no {} for the model; use a smaller one",
+                        human_bytes(static_cast<double>(bytes)));
+  return at::from_blob(begin, {numel}, &free_pages, at::TensorOptions(dtype));
 }
 
 }  // namespace train_sft::ops

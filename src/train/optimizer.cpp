@@ -1,15 +1,13 @@
 #include "train_sft/train/optimizer.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "train_sft/base/error.h"
 #include "train_sft/ops/adamw.h"
+#include "train_sft/ops/zero.h"
 
 namespace train_sft {
 
@@ -35,8 +33,8 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
     : parameters_(parameters),
       options_(options),
       part_(part),
-      exp_avg_(at::zeros({part.end - part.first}, parameters.master().options())),
-      exp_avg_sq_(options.muon ? at::empty_like(exp_avg_) : at::zeros_like(exp_avg_)) {
+      exp_avg_(ops::zeros(part.end - part.first, parameters.master().scalar_type())),
+      exp_avg_sq_(ops::zeros(part.end - part.first, parameters.master().scalar_type())) {
   // The gaps between parameters hold zeros with zero gradients: an update leaves them zero, so a
   // range may run across them, as long as nothing frozen lies between.
   size_t matrices_before = 0;  // a range does not run across a matrix
@@ -59,8 +57,6 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
   }
   // Where Muon has no second moment its memory is never touched.
   if (!options_.muon) return;
-  for (const Range& range : ranges_)
-    exp_avg_sq_.narrow(0, range.trained_offset - part_.first, range.numel).zero_();
   int64_t scratch = 0;
   for (const Matrix& matrix : matrices_)
     scratch = std::max(scratch, ops::muon_scratch(matrix.shape));

@@ -18,4 +18,10 @@ struct MemoryBlock {
 MemoryBlock whole_pages(void* begin, uint64_t bytes);
 bool give_back(MemoryBlock pages);
 
+// Zeros in memory that the system provides as it is touched, for a large block in pages of 2 MiB
+// where it has them: touching it page by page would cost seconds a GB on some machines. nullptr
+// when there is no memory; aligned to a page at least. For free_pages().
+void* allocate_zero_pages(uint64_t bytes);
+void free_pages(void* begin);
+
 }  // namespace train_sft

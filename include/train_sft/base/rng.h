@@ -21,6 +21,8 @@ class CounterRng {
   uint64_t bits(uint64_t index) const;
   double uniform(uint64_t index) const;  // [0, 1), 53 bits
   double normal(uint64_t index) const;   // Box-Muller on bits(index)
+  uint64_t seed() const { return seed_; }
+  uint64_t stream() const { return stream_; }
 
  private:
   uint64_t seed_;

@@ -8,4 +8,8 @@ namespace train_sft::ops {
 // beside the step that follows.
 void zero(const at::Tensor& tensor);
 
+// A new buffer of [numel] zeros, which takes memory as it is touched. Throws ResourceError when the
+// machine has none.
+at::Tensor zeros(int64_t numel, at::ScalarType dtype);
+
 }  // namespace train_sft::ops

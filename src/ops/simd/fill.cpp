@@ -7,6 +7,7 @@ void fill(simd::Table& table) {
   fill_norm(table);
   fill_qk_norm(table);
   fill_elementwise(table);
+  fill_normal(table);
   fill_reductions(table);
   fill_attention(table);
 }

@@ -9,6 +9,7 @@ void fill_gemm(simd::Table& table);
 void fill_norm(simd::Table& table);
 void fill_qk_norm(simd::Table& table);
 void fill_elementwise(simd::Table& table);
+void fill_normal(simd::Table& table);
 void fill_reductions(simd::Table& table);
 void fill_attention(simd::Table& table);
 

@@ -132,10 +132,17 @@ struct Kernels {
                            int64_t length, const AttentionSize& size);
 };
 
+// Of base/rng.h's CounterRng.
+struct RandomKey {
+  uint64_t seed, stream;
+};
+
 struct Table {
   Kernels<float> f32;
   Kernels<uint16_t> bf16;
   void (*block_sums_of_squares)(double* sums, const float* x, int64_t count, int64_t block);
+  // out[i] = deviation × CounterRng::normal(i)
+  void (*normal)(float* out, int64_t count, double deviation, RandomKey key);
 };
 
 }  // namespace train_sft::ops::simd

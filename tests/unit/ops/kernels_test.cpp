@@ -12,6 +12,7 @@
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/normal.h"
 #include "train_sft/ops/qk_norm.h"
 #include "train_sft/ops/rms_norm.h"
 #include "train_sft/ops/rope.h"
@@ -344,6 +345,21 @@ TEST(KernelsTest, NonFiniteActivationsAreNotHidden) {
         linear_cross_entropy({}, {}, hidden, weight, targets, learned, {}, scratch).loss))
         << name;
   });
+}
+
+// Initial weights must not depend on the machine: not nearly equal, equal.
+TEST(KernelsTest, NormalNumbersHaveTheReferencesBits) {
+  for (const int64_t count : {1, 15, 16, 1000, 70001}) {
+    const CounterRng rng(3, mix64(static_cast<uint64_t>(count)));
+    for_fast_kernels([&](const std::string& name) {
+      const at::Tensor out = at::full({count}, 7.0f);
+      normal(out, 0.02, rng);
+      const float* values = out.const_data_ptr<float>();
+      for (int64_t i = 0; i < count; ++i)
+        ASSERT_EQ(values[i], static_cast<float>(0.02 * rng.normal(static_cast<uint64_t>(i))))
+            << name << ", number " << i << " of " << count;
+    });
+  }
 }
 
 }  // namespace
