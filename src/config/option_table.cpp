@@ -335,9 +335,14 @@ std::vector<Option> machine_options() {
                             "Ranks of the batch: batch_size and grad_accum count for each; with "
                             "fewer devices the ranks are computed in turn, with the same result"),
               1, 65536),
-      one_of(row<&T::shard>("shard", {},
-                            "What the processes of a run share out among them: the optimizer's state"),
-             {"none", "optimizer"}),
+      one_of(
+          row<&T::shard>("shard", {},
+                         "What the processes of a run share out among them: the optimizer's state"),
+          {"none", "optimizer"}),
+      one_of(row<&T::reduce_dtype>("reduce_dtype", {},
+                                   "What the processes send each other of gradients: bf16 halves "
+                                   "the bytes and rounds; auto is fp32"),
+             {"auto", "fp32", "bf16"}),
       between(row<&T::dist_timeout>("dist_timeout", {},
                                     "Seconds that one process of a run waits for another before it "
                                     "gives the run up"),

@@ -239,6 +239,7 @@ void Engine::State::backward(Activations& a, const Batch& batch,
                              const LayerDone& layer_done) const {
   family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
                        a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
+  if (layer_done) layer_done(static_cast<int64_t>(a.layers.size()));
   uint64_t owed = 0;  // of the arena to gradients
   for (size_t l = a.layers.size(); l-- > first_trained;) {
     owed += layer_gradients[l];

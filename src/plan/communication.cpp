@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "train/gradient_reduction.h"
+
 namespace train_sft {
 
 double reduce_scatter_bytes(double bytes, int64_t ranks) {
@@ -29,25 +31,24 @@ std::optional<double> ring_ms(double sent_bytes, const Cluster& cluster, const L
 }
 
 std::vector<GradientRange> gradient_ranges(const ModelConfig& model, const ParameterLayout& layout,
-                                           double bytes) {
-  // Head first, then the layers downward, the embeddings last.
-  std::vector<GradientRange> ranges(static_cast<size_t>(model.n_layer) + 2);
-  bool before_layers = true;
+                                           double bytes, int64_t least_numel) {
+  using Reduction = GradientReduction;
+  const auto reduced = Reduction::ranges_of(layout, least_numel);
+  std::vector<GradientRange> ranges;
+  for (const auto& range : reduced) ranges.push_back({bytes * static_cast<double>(range.numel), 0});
   for (const ParameterInfo& parameter : layout.parameters) {
-    size_t at = 0;
-    if (parameter.layer >= 0) {
-      before_layers = false;
-      at = static_cast<size_t>(model.n_layer - parameter.layer);
-    } else if (before_layers) {
-      at = ranges.size() - 1;
-    }
-    const auto elements = static_cast<double>(parameter.numel);
-    if (parameter.trained()) ranges[at].bytes += bytes * elements;
-    if (parameter.shape.size() == 2 && parameter.layer >= 0) ranges[at].backward_work += elements;
+    if (parameter.shape.size() != 2 || parameter.layer < 0) continue;
+    // Below the lowest of them nothing is learned, and no backward computed.
+    const auto in = std::find_if(reduced.begin(), reduced.end(),
+                                 [&](const auto& range) { return range.layer <= parameter.layer; });
+    if (in != reduced.end())
+      ranges[static_cast<size_t>(in - reduced.begin())].backward_work +=
+          static_cast<double>(parameter.numel);
   }
   // The head's product is the largest single one; tied, its weights are the embedding's, whose
   // gradient is complete only at the end.
-  ranges[0].backward_work += static_cast<double>(model.vocab_size * model.n_embd);
+  if (!ranges.empty())
+    ranges[0].backward_work += static_cast<double>(model.vocab_size * model.n_embd);
   return ranges;
 }
 

@@ -98,6 +98,7 @@ void plan_memory_of_run(PlanFacts& facts) {
                              ? 0
                              : checkpoint_copy_bytes(facts.model, config, facts.precision),
       .optimizer_share = share,
+      .rounded_gradients = rounded_gradient_bytes(facts.model, config, facts.cluster.ranks()),
       .mean_row_tokens = mean_row_tokens(facts),
       .largest_tokens = largest_tokens(facts)};
   // A run that does not fit is planned as it is set, or row by row.

@@ -4,15 +4,14 @@
 #include <algorithm>
 
 #include "plan/facts.h"
+#include "train/gradient_reduction.h"
 #include "train/optimizer_shards.h"
+#include "train/step_calls.h"
 
 namespace train_sft {
 namespace {
 
 constexpr double kBytesPerGigabit = 1e9 / 8;
-// What the gradients are summed in: they are kept in fp32 in either precision.
-constexpr double kGradientBytes = 4;
-constexpr double kMasterBytes = 4;
 
 Links links_of(const PlanRequest& request, const Cluster& cluster) {
   Links links;
@@ -52,6 +51,21 @@ double last_backward_ms(const PlanFacts& facts) {
   return facts.time.step_ms * 2 / 3 / std::max(1.0, micro_batches);
 }
 
+// A step's calls, as the run will make them.
+std::vector<StepCall> calls_of(const PlanFacts& facts, const ParameterLayout& layout) {
+  return step_calls(layout, facts.sharded(), facts.precision != "fp32",
+                    reduce_type(facts.config()));
+}
+
+Json calls_json(const PlanFacts& facts) {
+  const ParameterLayout layout = parameter_layout(facts.model, training_of(facts.config()));
+  Json calls = Json::array();
+  for (const StepCall& call : calls_of(facts, layout))
+    calls.push_back(
+        {{"call", call.call}, {"name", call.name}, {"bytes", call.bytes}, {"after", call.after}});
+  return calls;
+}
+
 }  // namespace
 
 Cluster cluster_of(const PlanRequest& request) {
@@ -73,9 +87,11 @@ void plan_communication(PlanFacts& facts) {
   CommunicationRequest request;
   request.cluster = facts.cluster;
   request.links = links_of(facts.request, facts.cluster);
-  request.ranges = gradient_ranges(facts.model, layout, kGradientBytes);
+  const auto element = static_cast<double>(c10::elementSize(reduce_type(facts.config())));
+  request.ranges = gradient_ranges(facts.model, layout, element, GradientReduction::kLeastNumel);
   request.sharded = facts.sharded();
-  request.gathered_bytes = kMasterBytes * static_cast<double>(layout.trained_count());
+  for (const StepCall& call : calls_of(facts, layout))
+    if (call.call == "all_gather") request.gathered_bytes += static_cast<double>(call.bytes);
   request.last_backward_ms = last_backward_ms(facts);
   facts.communication = predict_communication(request);
   if (facts.time.step_ms > 0) facts.time.step_ms += facts.communication->exposed_ms;
@@ -95,9 +111,10 @@ Json communication_json(const PlanFacts& facts) {
   return {{"ranks", facts.cluster.ranks()},
           {"devices_per_node", facts.cluster.devices},
           {"nodes", facts.cluster.nodes},
-          {"reduce_dtype", "fp32"},
+          {"reduce_dtype", reduce_type(facts.config()) == at::kBFloat16 ? "bf16" : "fp32"},
           {"shard", facts.config().shard},
           {"optimizer_bytes_sharded", facts.optimizer_bytes * largest_shard(facts)},
+          {"calls", calls_json(facts)},
           {"sent_bytes", communication.sent_bytes},
           {"node_sent_bytes", communication.node_sent_bytes},
           {"link_gbps", gbps(facts.cluster.devices > 1, links.device_bytes_per_s)},

@@ -1,21 +1,17 @@
 #include "train/gradient_reduction.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "train/optimizer_shards.h"
 
 namespace train_sft {
-namespace {
 
-// A range's elements at least: below some megabytes a message costs its latency.
-constexpr int64_t kLeastNumel = int64_t{1} << 20;
-
-constexpr int64_t kOnTop = std::numeric_limits<int64_t>::max();  // final norm, head
-constexpr int64_t kBelow = -1;                                   // embeddings
-
-}  // namespace
+at::ScalarType reduce_type(const TrainConfig& config) {
+  return config.reduce_dtype == "bf16" ? at::kBFloat16 : at::kFloat;
+}
 
 std::vector<GradientReduction::Range> GradientReduction::ranges_of(const ParameterLayout& layout,
                                                                    int64_t least_numel) {
@@ -43,15 +39,19 @@ std::vector<GradientReduction::Range> GradientReduction::ranges_of(const Paramet
 }
 
 GradientReduction::GradientReduction(Collective& collective, Parameters& parameters,
-                                     ShardLimits limits)
+                                     ShardLimits limits, at::ScalarType sent_in)
     : collective_(collective),
       parameters_(parameters),
       limits_(std::move(limits)),
-      ranges_(ranges_of(parameters.layout(), kLeastNumel)) {}
+      ranges_(ranges_of(parameters.layout())) {
+  if (sent_in == at::kBFloat16 && collective.size() > 1)
+    rounded_ = at::empty({parameters.layout().trained_total}, sent_in);
+}
 
 void GradientReduction::start_next() {
   const Range& range = ranges_[started_.size()];
-  const at::Tensor part = parameters_.gradients().narrow(0, range.offset, range.numel);
+  at::Tensor part = parameters_.gradients().narrow(0, range.offset, range.numel);
+  if (rounded_.defined()) part = rounded_.narrow(0, range.offset, range.numel).copy_(part);
   if (limits_.empty())
     started_.push_back(collective_.all_reduce(part, "gradients"));
   else
@@ -67,8 +67,25 @@ void GradientReduction::start_rest() {
   while (started_.size() < ranges_.size()) start_next();
 }
 
+void GradientReduction::take_over(const Range& range) {
+  int64_t first = 0, end = range.numel;
+  if (!limits_.empty()) {
+    const ShardLimits within = limits_within(limits_, range.offset, range.numel);
+    const auto own = static_cast<size_t>(collective_.rank());
+    first = within[own];
+    end = within[own + 1];
+  }
+  const auto cut = [&](const at::Tensor& flat) {
+    return flat.narrow(0, range.offset + first, end - first);
+  };
+  cut(parameters_.gradients()).copy_(cut(rounded_));
+}
+
 void GradientReduction::wait() {
-  for (const auto& pending : started_) pending->wait();
+  for (size_t i = 0; i < started_.size(); ++i) {
+    started_[i]->wait();
+    if (rounded_.defined()) take_over(ranges_[i]);
+  }
   started_.clear();
 }
 

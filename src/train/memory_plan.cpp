@@ -1,7 +1,10 @@
 #include "train_sft/train/memory_plan.h"
 
+#include <c10/core/ScalarType.h>
+
 #include <algorithm>
 
+#include "train/gradient_reduction.h"
 #include "train_sft/model/engine.h"
 #include "train_sft/train/optimizer.h"
 
@@ -103,6 +106,13 @@ uint64_t gradients_in_turn(const ModelConfig& model, const TrainConfig& config,
       model, compute_type(precision), config.dropout > 0, parse_recompute(config.recompute),
       micro_batch_tokens, training);
   return 4 * trained - std::min(4 * trained, beside);
+}
+
+uint64_t rounded_gradient_bytes(const ModelConfig& model, const TrainConfig& config,
+                                int64_t processes) {
+  if (processes == 1 || reduce_type(config) == at::kFloat) return 0;
+  const ParameterLayout layout = parameter_layout(model, training_of(config));
+  return static_cast<uint64_t>(layout.trained_total) * c10::elementSize(reduce_type(config));
 }
 
 uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& config,

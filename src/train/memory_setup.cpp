@@ -30,6 +30,8 @@ MicroBatchNeeds needs_of(const Run& run) {
               ? 0
               : checkpoint_copy_bytes(run.settings.config.model, run.config(), run.state.precision),
       .optimizer_share = run.shards->share(),
+      .rounded_gradients =
+          rounded_gradient_bytes(run.settings.config.model, run.config(), run.collective.size()),
       .mean_row_tokens = rows.fill() * static_cast<double>(run.batch.block_size)};
   // What is free is shared with the other processes on this machine.
   const auto local = static_cast<uint64_t>(run.collective.place().local_world_size);

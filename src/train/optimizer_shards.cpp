@@ -31,20 +31,24 @@ ShardLimits limits_within(const ShardLimits& limits, int64_t first, int64_t nume
   return within;
 }
 
-// Masters stand where the whole model's parameters do, or in a buffer of what is trained alone. In
-// the first case frozen ones may lie between.
+std::vector<WeightRun> weight_runs(const ParameterLayout& layout, bool masters_apart) {
+  std::vector<WeightRun> runs;
+  for (const ParameterInfo& info : layout.parameters) {
+    if (!info.trained()) continue;
+    const int64_t at = masters_apart ? info.trained_offset : info.offset;
+    const bool goes_on = !runs.empty() && info.trained_offset - runs.back().trained_offset ==
+                                              at - runs.back().offset;
+    if (!goes_on) runs.push_back({info.trained_offset, at, 0});
+    runs.back().numel = info.trained_offset + info.numel - runs.back().trained_offset;
+  }
+  return runs;
+}
+
 OptimizerShards::OptimizerShards(Collective& collective, Parameters& parameters, bool shared)
     : collective_(collective), parameters_(parameters) {
   if (!shared || collective.size() == 1) return;
   limits_ = shard_limits(parameters.layout(), collective.size());
-  for (const ParameterInfo& info : parameters.layout().parameters) {
-    if (!info.trained()) continue;
-    const int64_t at = parameters.master_offset(info);
-    const bool goes_on = !runs_.empty() && info.trained_offset - runs_.back().trained_offset ==
-                                               at - runs_.back().master_offset;
-    if (!goes_on) runs_.push_back({info.trained_offset, at, 0});
-    runs_.back().numel = info.trained_offset + info.numel - runs_.back().trained_offset;
-  }
+  runs_ = weight_runs(parameters.layout(), parameters.masters_apart());
 }
 
 TrainedPart OptimizerShards::own() const {
@@ -68,10 +72,10 @@ double OptimizerShards::total(double sum_of_part) const {
 void OptimizerShards::gather_weights() const {
   if (!shared()) return;
   std::vector<std::unique_ptr<Collective::Pending>> started;
-  for (const Run& run : runs_)
-    started.push_back(
-        collective_.all_gather(parameters_.master().narrow(0, run.master_offset, run.numel),
-                               limits_within(limits_, run.trained_offset, run.numel), "weights"));
+  for (const WeightRun& run : runs_)
+    started.push_back(collective_.all_gather(parameters_.master().narrow(0, run.offset, run.numel),
+                                             limits_within(limits_, run.trained_offset, run.numel),
+                                             "weights"));
   for (const auto& pending : started) pending->wait();
   parameters_.refresh_compute();
 }

@@ -17,6 +17,13 @@ ShardLimits shard_limits(const ParameterLayout& layout, int parts);
 // Those of [first, first + numel), counted from first.
 ShardLimits limits_within(const ShardLimits& limits, int64_t first, int64_t numel);
 
+// Neighbouring weights that are gathered as one. Masters stand where the whole model's parameters
+// do, or in a buffer of what is trained alone; in the first case frozen ones may lie between.
+struct WeightRun {
+  int64_t trained_offset = 0, offset = 0, numel = 0;
+};
+std::vector<WeightRun> weight_runs(const ParameterLayout& layout, bool masters_apart);
+
 class OptimizerShards {
  public:
   // Keeps references. Not shared: every process updates everything.
@@ -32,15 +39,10 @@ class OptimizerShards {
   void gather_weights() const;
 
  private:
-  // Masters that stand together, in their buffer as in those of what is trained.
-  struct Run {
-    int64_t trained_offset, master_offset, numel;
-  };
-
   Collective& collective_;
   Parameters& parameters_;
   ShardLimits limits_;
-  std::vector<Run> runs_;
+  std::vector<WeightRun> runs_;
 };
 
 }  // namespace train_sft

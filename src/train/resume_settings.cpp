@@ -53,6 +53,7 @@ const Names kFreeOptions = {"data",
                             "max_memory",
                             "device",
                             "shard",
+                            "reduce_dtype",
                             "dist_timeout"};
 const Names kScheduleOptions = {"max_iters",   "epochs",       "learning_rate", "min_lr",
                                 "lr_schedule", "warmup_iters", "plateau_iters"};

@@ -114,8 +114,8 @@ void prepare_model(Run& run) {
         "out");
   run.optimizer =
       std::make_unique<Optimizer>(*run.parameters, optimizer_options(config), run.shards->own());
-  run.reduction =
-      std::make_unique<GradientReduction>(run.collective, *run.parameters, run.shards->limits());
+  run.reduction = std::make_unique<GradientReduction>(run.collective, *run.parameters,
+                                                      run.shards->limits(), reduce_type(config));
 }
 
 void prepare_engine(Run& run, EngineOptions engine) {

@@ -1,6 +1,7 @@
 #include "train/step.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -84,11 +85,14 @@ Totals over_ranks(Run& run, const Totals& own) {
   const auto stop = own.interrupted ? static_cast<double>(signals::stop_code()) : 0.0;
   const bool retry = run.retry_step >= 0 && run.state.step + 1 >= run.retry_step;
   const bool save = signals::take_save_request() || retry;
-  const auto all = run.collective.exchange_numbers(
-      {own.sums.loss, own.sums.weight, static_cast<double>(own.tokens),
-       static_cast<double>(own.examples), stop, static_cast<double>(run.state.micro_rows),
-       save ? 1.0 : 0.0},
-      "sums of the step");
+  const std::array<double, kStepSums> mine = {own.sums.loss,
+                                              own.sums.weight,
+                                              static_cast<double>(own.tokens),
+                                              static_cast<double>(own.examples),
+                                              stop,
+                                              static_cast<double>(run.state.micro_rows),
+                                              save ? 1.0 : 0.0};
+  const auto all = run.collective.exchange_numbers({mine.begin(), mine.end()}, "sums of the step");
   Totals total;
   std::vector<double> stops;
   for (const std::vector<double>& of : all) {

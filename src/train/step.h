@@ -20,6 +20,9 @@ struct StepOutcome {
   double data_wait_ms = 0;  // of step_ms, spent making batches
 };
 
+// Numbers that every rank tells the others once a step.
+inline constexpr size_t kStepSums = 7;
+
 // For TrainState::unreported.
 Json to_json(const StepOutcome& outcome);
 StepOutcome step_outcome_from_json(const Json& json);

@@ -64,6 +64,19 @@ def test_two_and_four_processes_give_the_losses_of_one(data, case):
         assert all(said[rank] == "" for rank in range(1, count)), "only the first has something to say"
 
 
+@pytest.mark.parametrize("shard", ("none", "optimizer"))
+def test_gradients_sent_in_bfloat16_give_the_losses_of_one_process(data, shard):
+    common = ("--data", "chat.jsonl", *MODEL, *STEPS, "--block_size", 64, "--batch_size", 2, "--grad_accum", 2, "--gpus", 4)
+    train(1, *common, "--out_dir", "one", cwd=data)
+    expected = metrics(data / "one")
+    for count in (2, 4):
+        sent = (*common, "--reduce_dtype", "bf16", "--shard", shard)
+        train(count, *sent, "--out_dir", f"many{count}", cwd=data)
+        got = metrics(data / f"many{count}")
+        assert_same_steps(expected, got, 1e-3, grad_norm=1e-2)
+        assert any(expected[step]["loss"] != got[step]["loss"] for step in expected), "nothing was rounded"
+
+
 def test_gpus_is_the_number_of_processes_where_it_is_not_given(data):
     own = ("--block_size", 64, "--batch_size", 2)
     train(1, *arguments("chat", own, "one", "--gpus", 2), cwd=data)

@@ -115,6 +115,11 @@ def test_run_4_on_four_machines(tmp_path):
     local = plan(*run, "--procs", "2", "--link_gbps", "16", "--probe_steps", "0", cwd=tmp_path)
     assert local["tokens_per_step"] == 2 * 8 * 4 * 1024 and local["communication"]["ranks"] == 2
     assert local["communication"]["communication_ms"] == pytest.approx(4 * local["params"] / 2e9 * 1e3)
+    # In bfloat16 half the bytes, from a copy of its own.
+    rounded = plan(*run, "--procs", "2", "--link_gbps", "16", "--probe_steps", "0", "--reduce_dtype", "bf16", cwd=tmp_path)
+    assert rounded["communication"]["sent_bytes"] == local["communication"]["sent_bytes"] / 2
+    copy = rounded["memory_bytes"]["gradients"] - local["memory_bytes"]["gradients"]
+    assert copy == pytest.approx(2 * local["params"], rel=1e-3)
     # One process works its ranks off in turn and sends nothing.
     assert plan(*run, "--gpus", "8", "--probe_steps", "0", cwd=tmp_path)["communication"] is None
 

@@ -23,6 +23,8 @@ class FakeCollective final : public Collective {
 
   std::vector<Call> calls;
   int64_t fails_at = -1;  // the call with this number: a peer is gone
+  // Sees each call as it is made.
+  std::function<void(const Call&)> on_call;
   // What another rank says in an exchange; default: the same.
   std::function<std::string(int rank, const std::string& name, const std::string& mine)> answer;
 
@@ -77,6 +79,7 @@ class FakeCollective final : public Collective {
     if (static_cast<int64_t>(calls.size()) == fails_at)
       throw ResourceError("call {} ('{}'): a peer is gone", calls.size(), name);
     calls.push_back({what, name, bytes});
+    if (on_call) on_call(calls.back());
   }
 };
 

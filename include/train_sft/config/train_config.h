@@ -108,6 +108,7 @@ struct TrainConfig {
   int64_t procs = 1;  // processes of this run that this one starts (dist/launch.h)
   int64_t gpus = 1;  // ranks of the batch; derived: the processes of the run
   std::string shard = "none";   // none, optimizer: its state is shared among the processes
+  std::string reduce_dtype = "auto";  // auto, fp32, bf16: what gradients are summed over ranks in
   int64_t dist_timeout = 600;   // seconds that one process of a run waits for another
 };
 

@@ -45,7 +45,8 @@ class Engine {
   // Adds the gradient of this micro-batch's *sum* of weighted losses to parameters.gradients().
   // Dropout is keyed by (seed, step, example id, position, layer): it does not depend on how rows
   // were cut into micro-batches. layer_done(l) is called when the gradients of layer l and of all
-  // above it are complete: not for every batch (one that learns nothing), nor for every layer.
+  // above it are complete (with n_layer: those of what stands on top of the layers): not for every
+  // batch (one that learns nothing), nor for every layer.
   using LayerDone = std::function<void(int64_t layer)>;
   LossSums forward_backward(const Batch& batch, uint64_t step, const LayerDone& layer_done = {});
   // No dropout, no gradient.

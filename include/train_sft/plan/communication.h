@@ -41,10 +41,10 @@ struct GradientRange {
   double bytes = 0;
   double backward_work = 0;  // relative to the others'
 };
-// In the order of the backward: head, layers from the last to the first, embeddings. `bytes` of
-// each trained parameter's element.
+// Those that a step reduces (train/gradient_reduction.h), in its order: from the head downward.
+// `bytes` of each element.
 std::vector<GradientRange> gradient_ranges(const ModelConfig& model, const ParameterLayout& layout,
-                                           double bytes);
+                                           double bytes, int64_t least_numel);
 
 // How long after a backward of so many milliseconds its last range is reduced, one after another.
 double exposed_ms(const std::vector<GradientRange>& ranges, double backward_ms,

@@ -37,6 +37,10 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
 // micro-batch of so many tokens (EngineOptions::gives_way): they never stand beside each other.
 uint64_t gradients_in_turn(const ModelConfig& model, const TrainConfig& config,
                            const std::string& precision, int64_t micro_batch_tokens);
+// What several processes send instead of the gradients, where that is not the gradients themselves
+// (reduce_dtype bf16).
+uint64_t rounded_gradient_bytes(const ModelConfig& model, const TrainConfig& config,
+                                int64_t processes);
 // What a copy of weights and moments takes, from which checkpoints are written in the background.
 uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& config,
                                const std::string& precision);

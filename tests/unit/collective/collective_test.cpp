@@ -48,6 +48,37 @@ TEST_P(GlooTest, AllReduceAddsUpAndIsTheSameBitsEverywhere) {
   EXPECT_NEAR(at_index(results[0], 1000), 100.0 * count * (count + 1) / 2, 1e-3);
 }
 
+// Each addition rounds to 8 bits.
+TEST_P(GlooTest, BFloat16IsAddedUpToTheSameBitsEverywhere) {
+  const int count = GetParam();
+  std::vector<at::Tensor> sums(static_cast<size_t>(count));
+  const auto value = [](int rank) {
+    return at::arange(100003, at::kFloat).mul_(0.37 * (rank + 1)).sin_().to(at::kBFloat16);
+  };
+  const auto thrown = on_ranks(count, kTimeout, [&](Collective& all) {
+    const at::Tensor values = value(all.rank());
+    all.all_reduce(values, "sum")->wait();
+    sums[static_cast<size_t>(all.rank())] = values;
+    const at::Tensor parts = value(all.rank());
+    ShardLimits limits{0};
+    for (int r = 1; r < count; ++r) limits.push_back(5003 * r);
+    limits.push_back(100003);
+    all.reduce_scatter(parts, limits, "scatter")->wait();
+    const auto own = static_cast<size_t>(all.rank());
+    const auto cut = [&](const at::Tensor& t) {
+      return t.narrow(0, limits[own], limits[own + 1] - limits[own]).to(at::kFloat);
+    };
+    EXPECT_LE(cut(parts).sub(cut(values)).abs().max().item<float>(), count * 0x1p-8f * count);
+  });
+  EXPECT_THAT(thrown, Each(std::string()));
+  at::Tensor exact = at::full({100003}, 0, at::kDouble);
+  for (int rank = 0; rank < count; ++rank) exact.add_(value(rank).to(at::kDouble));
+  for (const at::Tensor& sum : sums) {
+    EXPECT_TRUE(sum.equal(sums[0]));
+    EXPECT_LE(sum.to(at::kDouble).sub(exact).abs().max().item<double>(), count * count * 0x1p-9);
+  }
+}
+
 // Parts of any size, empty ones too.
 TEST_P(GlooTest, ScatteredSumsGatheredAgainAreAllReduced) {
   const int count = GetParam();

@@ -65,21 +65,22 @@ ModelConfig small_model(bool tied) {
 }
 
 TEST(CommunicationTest, RangesComeInTheOrderOfTheBackward) {
-  // A layer: q, k, v, o 8 × 8 each, gate, up, down 8 × 16 each, two norms of 8: 656 elements, of
-  // which 640 in matrices. Embedding and head 32 × 8 = 256 each, the final norm 8.
+  // A layer: q, k, v, o 8 × 8 each, gate, up, down 8 × 16 each: 640 elements in matrices; two norms
+  // of 8, each in a place of 32: 704. Embedding and head 32 × 8 = 256 each, the final norm 8
+  // in 32.
   const ModelConfig untied = small_model(false);
-  const auto ranges = gradient_ranges(untied, parameter_layout(untied), 4);
+  const auto ranges = gradient_ranges(untied, parameter_layout(untied), 4, 1);
   ASSERT_EQ(ranges.size(), 4u);
-  EXPECT_DOUBLE_EQ(ranges[0].bytes, 4 * (256 + 8));
-  EXPECT_DOUBLE_EQ(ranges[1].bytes, 4 * 656);
-  EXPECT_DOUBLE_EQ(ranges[2].bytes, 4 * 656);
+  EXPECT_DOUBLE_EQ(ranges[0].bytes, 4 * (256 + 32));
+  EXPECT_DOUBLE_EQ(ranges[1].bytes, 4 * 704);
+  EXPECT_DOUBLE_EQ(ranges[2].bytes, 4 * 704);
   EXPECT_DOUBLE_EQ(ranges[3].bytes, 4 * 256);
   EXPECT_DOUBLE_EQ(ranges[0].backward_work, 256);
   EXPECT_DOUBLE_EQ(ranges[1].backward_work, 640);
   EXPECT_DOUBLE_EQ(ranges[3].backward_work, 0);
   // Tied, the one matrix is complete at the end; the head's product is computed all the same.
   const ModelConfig tied = small_model(true);
-  const auto shared = gradient_ranges(tied, parameter_layout(tied), 2);
+  const auto shared = gradient_ranges(tied, parameter_layout(tied), 2, 1);
   EXPECT_DOUBLE_EQ(shared[0].bytes, 2 * 8);
   EXPECT_DOUBLE_EQ(shared[0].backward_work, 256);
   EXPECT_DOUBLE_EQ(shared[3].bytes, 2 * 256);
@@ -92,9 +93,10 @@ TEST(CommunicationTest, OnlyWhatIsTrainedIsReduced) {
   lora.lora_alpha = 1;
   lora.lora_targets = {"q_proj"};
   double bytes = 0;
-  for (const GradientRange& range : gradient_ranges(model, parameter_layout(model, lora), 4))
+  for (const GradientRange& range : gradient_ranges(model, parameter_layout(model, lora), 4, 1))
     bytes += range.bytes;
-  EXPECT_DOUBLE_EQ(bytes, 4 * 2 * (8 + 8));  // two layers' A [1, 8] and B [8, 1]
+  // Two layers' A [1, 8] and B [8, 1], each in a place of 32; the gap after B stays out.
+  EXPECT_DOUBLE_EQ(bytes, 4 * 2 * (32 + 8));
 }
 
 TEST(CommunicationTest, AStepOfAllReduce) {

@@ -1,0 +1,38 @@
+#include "train/step_calls.h"
+
+#include <c10/core/ScalarType.h>
+#include <fmt/format.h>
+
+#include "train/gradient_reduction.h"
+#include "train/optimizer_shards.h"
+#include "train/step.h"
+
+namespace train_sft {
+namespace {
+
+constexpr uint64_t kMasterBytes = sizeof(float);
+
+std::string end_of(int64_t layer) {
+  if (layer == GradientReduction::kOnTop) return "head";
+  return layer == GradientReduction::kBelow ? "backward" : fmt::format("layer {}", layer);
+}
+
+}  // namespace
+
+std::vector<StepCall> step_calls(const ParameterLayout& layout, bool sharded, bool masters_apart,
+                                 at::ScalarType reduced_in) {
+  std::vector<StepCall> calls;
+  for (const auto& range : GradientReduction::ranges_of(layout))
+    calls.push_back({sharded ? "reduce_scatter" : "all_reduce", "gradients",
+                     static_cast<uint64_t>(range.numel) * c10::elementSize(reduced_in),
+                     end_of(range.layer)});
+  calls.push_back({"exchange", "sums of the step", kStepSums * sizeof(double), "backward"});
+  if (!sharded) return calls;
+  calls.push_back({"exchange", "gradient norm", sizeof(double), "reduction"});
+  for (const WeightRun& run : weight_runs(layout, masters_apart))
+    calls.push_back(
+        {"all_gather", "weights", static_cast<uint64_t>(run.numel) * kMasterBytes, "update"});
+  return calls;
+}
+
+}  // namespace train_sft
