@@ -5,7 +5,7 @@ function(train_sft_part name)
   cmake_parse_arguments(PART "TORCH" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/src/${name}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
-  list(FILTER sources EXCLUDE REGEX "/simd/")  # compiled by OpsKernels.cmake
+  list(FILTER sources EXCLUDE REGEX "/(simd|cuda)/")  # compiled by OpsKernels.cmake and Cuda.cmake
   if(sources)
     add_library(train_sft_${name} STATIC ${sources})
     set(scope PUBLIC)

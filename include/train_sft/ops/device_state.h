@@ -1,0 +1,70 @@
+// What a device's kernels and the host share byte for byte: plain numbers in device memory, so that
+// a step runs without the host waiting. Includes no other header, for nvcc.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define TRAIN_SFT_DEVICE __host__ __device__
+#else
+#define TRAIN_SFT_DEVICE
+#endif
+
+namespace train_sft::ops {
+
+// Sums over the micro-batches of a step; micro-steps add to them. Padding has weight 0, and what
+// has weight 0 is not counted.
+struct DeviceSums {
+  double loss = 0;            // Σ weight × −log p(target)
+  double weight = 0;          // Σ weight
+  double tokens = 0;          // learned targets of weight ≠ 0
+  double correct = 0;         // of which the target was the arg max
+  double sum_of_squares = 0;  // of the gradient sums; added to by sum_of_squares()
+};
+
+// The state of the update. The host writes `lr` before each update and `t` at the start or a
+// resume; all else is written by prepare_update().
+struct DeviceUpdate {
+  double lr = 0;
+  double t = 0;                 // updates applied, this one included unless it is skipped
+  double skip = 0;              // 1: nothing is written by adamw()
+  double weight = 0;            // Σ weight of the step
+  double loss = 0;              // Σ loss / Σ weight
+  double grad_norm = 0;         // √sum_of_squares / Σ weight, before clipping
+  double grad_scale = 0;        // clip factor / Σ weight
+  double bias_correction1 = 1;  // 1 − beta1^t
+  double bias_correction2 = 1;
+};
+
+// What does not change over a run: by value, also into a captured graph.
+struct UpdateSettings {
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
+  double grad_clip = 1;  // 0: none
+};
+
+// Between the gradients and adamw(): the norm, whether to skip, the clip factor (as
+// torch.nn.utils.clip_grad_norm_ has it). Zeroes the sums for the next step. One thread's work.
+TRAIN_SFT_DEVICE inline void prepare_update(DeviceUpdate& update, DeviceSums& sums,
+                                            const UpdateSettings& settings) {
+  const bool any = sums.weight > 0;
+  update.weight = sums.weight;
+  update.loss = any ? sums.loss / sums.weight : 0;
+  update.grad_norm = any ? std::sqrt(sums.sum_of_squares) / sums.weight : 0;
+  const double limit = 1.7976931348623157e308;  // NaN compares false, too
+  const bool finite = std::fabs(update.loss) <= limit && update.grad_norm <= limit;
+  update.skip = any && finite ? 0 : 1;
+  sums = DeviceSums{};
+  if (update.skip != 0) return;
+  update.t += 1;
+  update.bias_correction1 = 1 - std::pow(settings.beta1, update.t);
+  update.bias_correction2 = 1 - std::pow(settings.beta2, update.t);
+  double clip = 1;
+  if (settings.grad_clip > 0) {
+    clip = settings.grad_clip / (update.grad_norm + 1e-6);
+    if (clip > 1) clip = 1;
+  }
+  update.grad_scale = clip / update.weight;
+}
+
+}  // namespace train_sft::ops

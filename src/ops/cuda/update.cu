@@ -1,0 +1,118 @@
+// The optimizer's step: the norm of the gradient, the scalars of the update, AdamW.
+#include "ops/cuda/elements.h"
+#include "ops/cuda/vector.cuh"
+
+namespace train_sft::ops::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kSumBlocks = 1024;
+
+// The sum over a block in thread 0, in a fixed order.
+__device__ double block_sum(double x) {
+  __shared__ double shared[kThreads / kWarp];
+  x = lanes_sum(x);
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  double total = 0;
+  if (threadIdx.x == 0)
+    for (int w = 0; w < kThreads / kWarp; ++w) total += shared[w];
+  return total;
+}
+
+template <int W>
+__global__ void __launch_bounds__(kThreads)
+    squares_kernel(double* partial, const float* x, int64_t count) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * W;
+  double sum = 0;
+#pragma unroll 2
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * W; i < count;
+       i += step) {
+    float values[W];
+    load<float, W>(values, x + i);
+#pragma unroll
+    for (int e = 0; e < W; ++e) {
+      const auto value = static_cast<double>(values[e]);
+      sum += value * value;
+    }
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_squares_kernel(double* sum, const double* partial, int64_t parts) {
+  double own = 0;
+  for (int64_t p = threadIdx.x; p < parts; p += kThreads) own += partial[p];
+  own = block_sum(own);
+  if (threadIdx.x == 0) *sum += own;
+}
+
+__global__ void prepare_update_kernel(DeviceUpdate* update, DeviceSums* sums,
+                                      UpdateSettings settings) {
+  ops::prepare_update(*update, *sums, settings);
+}
+
+template <typename T, int W>
+__global__ void __launch_bounds__(kThreads) adamw_kernel(AdamW a) {
+  __shared__ AdamWFactors shared;
+  __shared__ bool skip;
+  if (threadIdx.x == 0) {
+    skip = a.update->skip != 0;
+    shared = adamw_factors(*a.update, a.settings, a.weight_decay);
+  }
+  __syncthreads();
+  if (skip) return;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * W;
+  if (i >= a.count) return;
+  const AdamWFactors factors = shared;
+  float master[W], grad[W], exp_avg[W], exp_avg_sq[W];
+  load<float, W>(master, a.master + i);
+  load<float, W>(grad, a.grad + i);
+  load<float, W>(exp_avg, a.exp_avg + i);
+  load<float, W>(exp_avg_sq, a.exp_avg_sq + i);
+#pragma unroll
+  for (int e = 0; e < W; ++e) {
+    const AdamWElement x = adamw_element({master[e], exp_avg[e], exp_avg_sq[e]}, grad[e], factors);
+    master[e] = x.master;
+    exp_avg[e] = x.exp_avg;
+    exp_avg_sq[e] = x.exp_avg_sq;
+  }
+  store<float, W>(a.master + i, master);
+  store<float, W>(a.exp_avg + i, exp_avg);
+  store<float, W>(a.exp_avg_sq + i, exp_avg_sq);
+  if (a.compute != nullptr) store<T, W>(static_cast<T*>(a.compute) + i, master);
+}
+
+}  // namespace
+
+void sum_of_squares(double* sum, const float* x, int64_t count, Workspace workspace,
+                    cudaStream_t stream) {
+  if (count == 0) return;
+  auto* partial = static_cast<double*>(workspace.data);
+  int64_t blocks = divide_up(count, kThreads * 8);
+  if (blocks > kSumBlocks) blocks = kSumBlocks;
+  const auto grid = static_cast<uint32_t>(blocks);
+  if (count % 8 == 0 && aligned(x))
+    squares_kernel<8><<<grid, kThreads, 0, stream>>>(partial, x, count);
+  else
+    squares_kernel<1><<<grid, kThreads, 0, stream>>>(partial, x, count);
+  add_squares_kernel<<<1, kThreads, 0, stream>>>(sum, partial, blocks);
+}
+
+void prepare_update(DeviceUpdate* update, DeviceSums* sums, const UpdateSettings& settings,
+                    cudaStream_t stream) {
+  prepare_update_kernel<<<1, 1, 0, stream>>>(update, sums, settings);
+}
+
+void adamw(Type type, const AdamW& step, cudaStream_t stream) {
+  if (step.count == 0) return;
+  const bool by_eight = step.count % 8 == 0 && aligned(step.master) && aligned(step.compute) &&
+                        aligned(step.grad) && aligned(step.exp_avg) && aligned(step.exp_avg_sq);
+  dispatch(type, by_eight, [&]<typename T, int W>() {
+    const auto blocks = static_cast<uint32_t>(divide_up(step.count / W, kThreads));
+    adamw_kernel<T, W><<<blocks, kThreads, 0, stream>>>(step);
+  });
+}
+
+}  // namespace train_sft::ops::cuda
