@@ -5,9 +5,11 @@
 namespace train_sft::jinja {
 namespace {
 
-constexpr uint64_t kMostSteps = 20'000'000;
-constexpr uint64_t kLargestValue = 200'000;
-constexpr size_t kLongestOutput = size_t{8} << 20;
+// A template is only ever rendered with a few short messages: those in use need some thousand
+// steps.
+constexpr uint64_t kMostSteps = 1'000'000;
+constexpr uint64_t kLargestValue = 50'000;
+constexpr size_t kLongestOutput = size_t{1} << 20;
 constexpr int kDeepestRender = 2000;
 
 enum class Flow { on, leave, next };
@@ -276,7 +278,7 @@ class Renderer {
     if (!from.is_number_integer() || !to.is_number_integer() || given.values.size() > 2) {
       throw DataError("chat template: this form of range() is not supported");
     }
-    if (to.get<int64_t>() - from.get<int64_t>() > 100000)
+    if (to.get<int64_t>() - from.get<int64_t>() > static_cast<int64_t>(kLargestValue))
       throw DataError("chat template: a range() without bound");
     Json out = Json::array();
     for (int64_t i = from.get<int64_t>(); i < to.get<int64_t>(); ++i) out.push_back(i);

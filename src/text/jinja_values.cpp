@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "strip.h"
 #include "train_sft/base/utf8.h"
@@ -13,7 +14,7 @@ namespace {
   throw DataError("chat template: {} is not supported", what);
 }
 
-constexpr size_t kLongestText = size_t{4} << 20;
+constexpr size_t kLongestText = size_t{1} << 18;
 
 void check_length(const std::string& text) {
   if (text.size() > kLongestText) throw DataError("chat template: makes texts without bound");
@@ -22,6 +23,14 @@ void check_length(const std::string& text) {
 const std::string& text_of(const Json& value, const char* what) {
   if (!value.is_string()) throw Raised("chat template: {} of something that is no text", what);
   return value.get_ref<const std::string&>();
+}
+
+// Where a text is found, in time that grows with the two lengths and not with their product.
+size_t find_in(const std::string& text, const std::string& part, size_t from = 0) {
+  if (from > text.size()) return std::string::npos;
+  const void* found = memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  return found == nullptr ? std::string::npos
+                          : static_cast<size_t>(static_cast<const char*>(found) - text.data());
 }
 
 Json ordered(const std::string& symbol, const Json& a, const Json& b) {
@@ -34,7 +43,7 @@ Json ordered(const std::string& symbol, const Json& a, const Json& b) {
 
 bool contains(const Json& container, const Json& value) {
   if (container.is_string())
-    return container.get_ref<const std::string&>().find(text_of(value, "'in'")) !=
+    return find_in(container.get_ref<const std::string&>(), text_of(value, "'in'")) !=
            std::string::npos;
   if (container.is_object())
     return value.is_string() && container.contains(value.get_ref<const std::string&>());
@@ -83,7 +92,7 @@ Json replaced(const std::string& text, const Json& what, const Json& with) {
   if (old.empty()) unsupported("replacing the empty text");
   std::string out;
   size_t begin = 0;
-  for (size_t at = text.find(old); at != std::string::npos; at = text.find(old, begin)) {
+  for (size_t at = find_in(text, old); at != std::string::npos; at = find_in(text, old, begin)) {
     out.append(text, begin, at - begin).append(fresh);
     check_length(out);
     begin = at + old.size();
@@ -97,7 +106,7 @@ Json split(const std::string& text, const Json& separator) {
   if (by.empty()) throw Raised("chat template: split by the empty text");
   Json out = Json::array();
   size_t begin = 0;
-  for (size_t at = text.find(by); at != std::string::npos; at = text.find(by, begin)) {
+  for (size_t at = find_in(text, by); at != std::string::npos; at = find_in(text, by, begin)) {
     out.push_back(text.substr(begin, at - begin));
     begin = at + by.size();
   }
@@ -214,7 +223,8 @@ Json filtered(const std::string& filter, const Json& value, const Arguments& arg
     if (is_undefined(value)) throw Raised("chat template: tojson of something undefined");
     const Json indent = arguments.get(0, "indent");
     return indent.is_number_integer() && is_true(indent)
-               ? value.dump(std::clamp(indent.get<int>(), 0, 16))
+               ? value.dump(std::clamp(indent.get<int>(), 0, 16), ' ', false,
+                            Json::error_handler_t::replace)
                : spaced_json(value);
   }
   unsupported(fmt::format("the filter '{}'", filter));

@@ -101,7 +101,10 @@ TEST(JinjaTest, HostileTemplatesEnd) {
       "{{ " + std::string(5000, '(') + "1 }}",
       "{{ " + std::string(5000, '-') + "1 }}",
       "{{ " + std::string(3000, '[') + " }}",
-      "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+      "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+      "{% set ns = namespace(s='a') %}{% for i in range(17) %}{% set ns.s = ns.s + ns.s %}{% "
+      "endfor %}"
+      "{% for i in range(999) %}{{ (ns.s + 'b') in (ns.s + ns.s) }}{% endfor %}",
       "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
       "{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(60) %}"
       "{% set ns.s = ns.s + ns.s %}{% endfor %}",
