@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "normalization_map.h"
 #include "train_sft/base/error.h"
 
 namespace train_sft {
@@ -128,11 +129,19 @@ void parse_normalizer_spec(const Field& message, const std::string& where,
   FieldReader reader(message.bytes, message.offset, where);
   Field field;
   while (reader.next(field)) {
-    if (field.number == 2) model.normalization_map = field.bytes;
+    if (field.number == 2 && field.wire_type == 2) model.normalization_map = field.bytes;
     if (field.number == 3) model.add_dummy_prefix = field.value != 0;
     if (field.number == 4) model.remove_extra_whitespaces = field.value != 0;
     if (field.number == 5) model.escape_whitespaces = field.value != 0;
   }
+}
+
+// The rules that decoding applies: sentencepiece's, who reads them again.
+void check_denormalizer_spec(const Field& message, const std::string& where) {
+  FieldReader reader(message.bytes, message.offset, where);
+  Field field;
+  while (reader.next(field))
+    if (field.number == 2 && field.wire_type == 2) check_normalization_map(field.bytes, where);
 }
 
 }  // namespace
@@ -146,7 +155,9 @@ SentencepieceModel parse_sentencepiece_model(std::string_view bytes, const std::
     if (field.number == 1) model.pieces.push_back(parse_piece(field, where));
     if (field.number == 2) parse_trainer_spec(field, where, model);
     if (field.number == 3) parse_normalizer_spec(field, where, model);
+    if (field.number == 5) check_denormalizer_spec(field, where);
   }
+  check_normalization_map(model.normalization_map, where);
   if (model.pieces.empty()) {
     throw DataError("{}: holds no pieces, so it is not a sentencepiece model", where);
   }

@@ -36,4 +36,31 @@ inline const Tokenizer& sample_tokenizer(const std::string& type) {
   return type == "bpe" ? *bpe : type == "unigram" ? *unigram : *character;
 }
 
+// sentencepiece's compiled rules with one: "A" becomes "b". `units` are those of its trie.
+inline std::string normalization_map(const std::vector<uint32_t>& units) {
+  const auto bytes = static_cast<uint32_t>(4 * units.size());
+  std::string map(reinterpret_cast<const char*>(&bytes), 4);
+  map.append(reinterpret_cast<const char*>(units.data()), bytes);
+  return map + std::string("b\0", 2);
+}
+inline std::vector<uint32_t> units_of_one_rule() {
+  std::vector<uint32_t> units(512);
+  units[0] = 256 << 10;                       // its children are at 256 ^ byte
+  units[256 ^ 'A'] = 1 << 10 | 1 << 8 | 'A';  // ends a rule: its value is one place before
+  units[256 ^ 'A' ^ 1] = 1U << 31;            // the text at 0
+  return units;
+}
+
+// A later message of a field is merged into the earlier one.
+inline std::string with_normalization_map(const std::string& model, const std::string& map,
+                                          char field = 3) {
+  const auto part = [](char number, const std::string& bytes) {
+    std::string out(1, static_cast<char>(number << 3 | 2));
+    out += static_cast<char>(0x80 | (bytes.size() & 0x7F));
+    out += static_cast<char>(bytes.size() >> 7);
+    return out + bytes;
+  };
+  return model + part(field, part(2, map));
+}
+
 }  // namespace train_sft

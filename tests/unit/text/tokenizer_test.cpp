@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "sample_tokenizers.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
@@ -200,6 +202,42 @@ TEST(TokenizerTest, TooSmallAVocabularyOrNoTextIsAnError) {
   training.vocab_size = 100;
   EXPECT_THROW(train_tokenizer(sample_documents(), training), UsageError);
   EXPECT_THROW(train_tokenizer({"", ""}, TokenizerTraining{}), DataError);
+}
+
+// sentencepiece follows them wherever they lead.
+TEST(TokenizerTest, NormalizationRulesThatLeadOutOfTheirFileAreRefused) {
+  TokenizerTraining training;
+  training.type = "char";
+  training.vocab_size = 400;
+  const std::string model = train_tokenizer({"abc\n"}, training);
+  const auto units = units_of_one_rule();
+  const auto good =
+      tokenizer_from_model(with_normalization_map(model, normalization_map(units)), "good");
+  EXPECT_EQ(good->encode("cAb"), good->encode("cbb"));
+  const auto expect_refused = [&](const std::string& map, const char* what) {
+    for (const char field : {'\3', '\5'}) {
+      EXPECT_THROW(tokenizer_from_model(with_normalization_map(model, map, field), "bad"),
+                   DataError)
+          << what << " in field " << int{field};
+    }
+  };
+  const std::vector<std::tuple<uint32_t, uint32_t, const char*>> damages = {
+      {0, 512 << 10, "children behind the end"},
+      {256 ^ 'A', 512 << 10 | 'A', "a child's children behind the end"},
+      {256 ^ 'A', 2 << 10 | 1 << 9 | 'A', "the same, in pages of 256"},
+      {256 ^ 'A' ^ 1, 1U << 31 | 2, "a text behind the end"},
+      {256, 1 << 8, "a rule for the zero byte whose value is itself"}};
+  for (const auto& [place, bits, what] : damages) {
+    auto damaged = units;
+    damaged[place] = bits;
+    expect_refused(normalization_map(damaged), what);
+  }
+  expect_refused(normalization_map({}), "no trie");
+  expect_refused(normalization_map({0}), "a trie of one place");
+  std::string map = normalization_map(units);
+  expect_refused(map.substr(0, map.size() - 1), "a text without an end");
+  expect_refused(map.substr(0, 4 + 4 * units.size()), "no texts");
+  expect_refused("ab", "no size");
 }
 
 }  // namespace
