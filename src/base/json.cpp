@@ -27,6 +27,13 @@ void check_depth(std::string_view text, const std::string& where) {
   });
 }
 
+void check_members(std::string_view text, const std::string& where) {
+  const size_t crowd = too_many_members(text);
+  if (crowd == std::string_view::npos) return;
+  throw DataError("{}:{}: a JSON object of more than {} members", where, place(text, crowd),
+                  kMostMembers);
+}
+
 // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error …" → the end.
 std::string plain_message(const std::string& what) {
   const size_t colon = what.find(": ");
@@ -72,6 +79,7 @@ void write_spaced(const Json& value, std::string& out) {
 template <typename Value>
 Value parse(std::string_view text, const std::string& where) {
   check_depth(text, where);
+  if constexpr (std::is_same_v<Value, Json>) check_members(text, where);
   try {
     return Value::parse(text.begin(), text.end());
   } catch (const typename Value::parse_error& error) {
@@ -97,10 +105,33 @@ Json read_json_file(const std::string& path) {
   return parse_json(read_file(path), path);
 }
 
+size_t too_many_members(std::string_view text) {
+  constexpr size_t kLeastMember = 4;  // "":0
+  if (text.size() < kMostMembers * kLeastMember) return std::string_view::npos;
+  std::vector<size_t> members(1);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"') {
+      while (++i < text.size() && text[i] != '"')
+        if (text[i] == '\\') ++i;
+    } else if (c == '{' || c == '[') {
+      members.push_back(0);
+    } else if ((c == '}' || c == ']') && members.size() > 1) {
+      members.pop_back();
+    } else if (c == ':' && ++members.back() > kMostMembers) {
+      return i;
+    }
+  }
+  return std::string_view::npos;
+}
+
 size_t read_json_lines(std::string_view text, const std::function<bool(Json&&)>& take) {
   size_t taken = 0;
   for (size_t end; (end = text.find('\n', taken)) != std::string_view::npos; taken = end + 1) {
     const std::string_view line = text.substr(taken, end - taken);
+    bool too_deep = false;
+    visit_brackets(line, [&](size_t, int depth) { return !(too_deep = depth > kDeepestJson); });
+    if (too_deep) break;
     Json json = Json::parse(line.begin(), line.end(), nullptr, false);
     if (!json.is_object() || !take(std::move(json))) break;
   }

@@ -126,6 +126,10 @@ void check_limits(const JsonRecord& record, const std::string& path) {
     throw DataError("{}:{}: JSON nested deeper than {} levels", path,
                     record.line + count_lines(record.text.substr(0, i)), kDeepestJson);
   });
+  if (const size_t i = too_many_members(record.text); i != std::string_view::npos) {
+    throw DataError("{}:{}: a JSON object of more than {} members", path,
+                    record.line + count_lines(record.text.substr(0, i)), kMostMembers);
+  }
 }
 
 }  // namespace

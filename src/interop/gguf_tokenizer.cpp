@@ -69,7 +69,7 @@ std::string bos_post_processor(const GgufFile& file, const BpeDefinition& defini
               {"single", single},
               {"pair", pair},
               {"special_tokens", {{bos, special}}}}
-      .dump();
+      .dump(-1, ' ', false, Json::error_handler_t::replace);  // a token may be any bytes
 }
 
 BpeDefinition read_definition(const GgufFile& file) {

@@ -52,6 +52,8 @@ constexpr uint8_t kNewestProtocol = 4;
 constexpr size_t kMaxObjects = 1 << 20;  // a model of a thousand layers has a tenth of it
 constexpr size_t kMaxDimensions = 16;
 constexpr size_t kMaxArguments = 16;
+// Of a storage or a class: a few bytes can repeat one any number of times.
+constexpr size_t kMaxNameBytes = 256;
 
 bool is_storage(const std::string& global) {
   return global.starts_with("torch ") && global.ends_with("Storage") &&
@@ -310,6 +312,8 @@ void Machine::extend(Kind kind, const std::vector<Ref>& items) {
 }
 
 void Machine::global(const std::string& module, const std::string& name) {
+  if (module.size() + name.size() > kMaxNameBytes)
+    fail("a Python object's name of {} bytes", module.size() + name.size());
   Object object;
   object.kind = Kind::global;
   object.text = module + " " + name;
@@ -331,6 +335,8 @@ void Machine::persistent_id() {
       object(id.items[1]).kind == Kind::global && is_storage(object(id.items[1]).text) &&
       object(id.items[2]).kind == Kind::text && object(id.items[4]).kind == Kind::integer;
   if (!whole) fail("a reference to something other than a storage");
+  if (object(id.items[2]).text.size() > kMaxNameBytes)
+    fail("a storage's name of {} bytes", object(id.items[2]).text.size());
   Object storage;
   storage.kind = Kind::storage;
   storage.storage_class = object(id.items[1]).text.substr(std::string("torch ").size());

@@ -109,7 +109,8 @@ BpeMerger merger_of(const BpeDefinition& definition, const std::string& where) {
   MergeTable table(definition.merges.size());
   std::string whole;
   for (size_t rank = 0; rank < definition.merges.size(); ++rank) {
-    const auto& [left, right] = definition.merges[rank];
+    const std::string &left = definition.merges[rank].first,
+                      &right = definition.merges[rank].second;
     whole = left + right;
     const auto id_of = [&](const std::string& token) {
       const auto found = ids.find(token);

@@ -34,8 +34,15 @@ void visit_brackets(std::string_view text, const Visit& visit) {
   }
 }
 
+// Members of one object: Json keeps their order, and looks for each among all before it.
+inline constexpr size_t kMostMembers = size_t{1} << 16;
+
+// The place in JSON text, of no more than kDeepestJson levels, where an object gets more members
+// than that; npos: nowhere.
+size_t too_many_members(std::string_view text);
+
 // The objects of JSON lines, in order, as far as the text is whole: ends before a line that is torn
-// or no object, and before one that `take` refuses. Returns the bytes of the lines taken.
+// or no object or nested too deeply, and before one that `take` refuses. Returns the bytes of the lines taken.
 size_t read_json_lines(std::string_view text, const std::function<bool(Json&&)>& take);
 
 }  // namespace train_sft

@@ -34,6 +34,17 @@ TEST(JsonTest, HostileTextIsRefused) {
   EXPECT_EQ(error_of("\"" + std::string(1000, '[') + "\\\"[\""), "(no error)");
 }
 
+TEST(JsonTest, AnObjectOfVeryManyMembersIsRefusedBeforeItIsBuilt) {
+  std::string members, list;
+  for (int i = 0; i < 70000; ++i) {
+    members += fmt::format("{}\"{}\":0", i > 0 ? "," : "", i);
+    list += fmt::format("{}{{\"a:{{\\\"\":[]}}", i > 0 ? "," : "", i);
+  }
+  EXPECT_THAT(error_of("[0,{" + members + "}]"), HasSubstr("more than 65536 members"));
+  EXPECT_EQ(error_of("[" + list + "]"), "(no error)");
+  EXPECT_EQ(parse_map_json("{" + members + "}", "f.json").size(), 70000u);
+}
+
 TEST(JsonTest, LinesAreReadAsFarAsTheyAreWhole) {
   std::vector<int> seen;
   const auto read = [&](const std::string& text, int most = 9) {

@@ -86,6 +86,14 @@ TEST(PickleTest, MalformedPicklesAreRefused) {
 TEST(PickleTest, ASmallFileCannotFillTheMemory) {
   EXPECT_THAT(pickle_error(literal("\x80\x02(") + std::string(2'000'000, 'N') + "t."),
               HasSubstr("objects"));
+  // A name that each of many references would copy.
+  const std::string name(300, 'k');
+  const std::string storage = literal("X\x07\x00\x00\x00storagectorch\nFloatStorage\n");
+  EXPECT_THAT(pickle_error("(" + storage + literal("X\x2c\x01\x00\x00") + name +
+                           literal("X\x03\x00\x00\x00"
+                                   "cpuK\x01tQ.")),
+              HasSubstr("a storage's name of 300 bytes"));
+  EXPECT_THAT(pickle_error("ctorch\n" + name + "Storage\n."), HasSubstr("name of 312 bytes"));
 }
 
 TEST(PickleTest, AListThatHoldsItselfIsOnlyData) {
