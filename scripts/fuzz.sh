@@ -39,12 +39,14 @@ for target in $targets; do
   while [ "$used" -lt "$seconds" ] && [ "$verdict" = "no finding" ]; do
     # shellcheck disable=SC2086
     { time TRAIN_SFT_FUZZ_TARGET=$target "$fuzzer" -max_total_time=$((seconds - used)) -max_len=16384 \
-        -timeout=60 -rss_limit_mb=3000 -malloc_limit_mb=1500 -artifact_prefix="$findings/$target-" \
+        -timeout=0 -entropic=0 -print_funcs=0 -rss_limit_mb=3000 -malloc_limit_mb=1500 \
+        -artifact_prefix="$findings/$target-" \
         -print_final_stats=1 "$corpus" "$build_dir/seeds/$target" $regressions >"$log" 2>&1; } 2>"$log.time" ||
       { verdict="FINDING, see $log"; code=1; }
     runs=$((runs + $(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -1 | grep . || echo 0)))
     used=$((used + $(awk '{ printf "%d", $1 + $2 + 1 }' "$log.time")))
   done
-  printf '%-16s %10s runs in %s s: %s\n' "$target" "$runs" "$used" "$verdict"
+  covered=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | tr -dc 0-9)
+  printf '%-16s %10s runs in %s s, %s edges: %s\n' "$target" "$runs" "$used" "${covered:-0}" "$verdict"
 done
 exit $code

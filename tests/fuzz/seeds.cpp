@@ -49,7 +49,13 @@ std::string model_of(const std::string& type, int64_t vocab_size) {
 }
 
 // llama.cpp's names of our one layer's tensors, fastest dimension first.
-std::string tiny_gguf() {
+std::string strings(const std::vector<std::string>& texts) {
+  std::string bytes = GgufBuilder::raw(uint32_t{8}) + GgufBuilder::raw(uint64_t{texts.size()});
+  for (const std::string& text : texts) bytes += GgufBuilder::text(text);
+  return bytes;
+}
+
+std::string tiny_gguf(bool with_tokenizer) {
   GgufBuilder builder;
   builder.str("general.architecture", "llama")
       .u32("llama.block_count", 1)
@@ -61,6 +67,18 @@ std::string tiny_gguf() {
       .u32("llama.vocab_size", 4)
       .f32("llama.attention.layer_norm_rms_epsilon", 1e-5f)
       .f32("llama.rope.freq_base", 1e4f);
+  if (with_tokenizer)
+    builder.str("tokenizer.ggml.model", "gpt2")
+        .str("tokenizer.ggml.pre", "smollm")
+        .value("tokenizer.ggml.tokens", 9, strings({"a", "b", "ab", "<s>"}))
+        .value("tokenizer.ggml.token_type", 9,
+               GgufBuilder::raw(uint32_t{5}) + GgufBuilder::raw(uint64_t{4}) +
+                   GgufBuilder::raw(int32_t{1}) + GgufBuilder::raw(int32_t{1}) +
+                   GgufBuilder::raw(int32_t{1}) + GgufBuilder::raw(int32_t{3}))
+        .value("tokenizer.ggml.merges", 9, strings({"a b"}))
+        .u32("tokenizer.ggml.bos_token_id", 3)
+        .value("tokenizer.ggml.add_bos_token", 7, std::string(1, '\1'))
+        .str("tokenizer.chat_template", "{{ messages }}");
   uint64_t offset = 0;
   const auto add = [&](const std::string& name, const std::vector<uint64_t>& shape) {
     builder.tensor(name, shape, 0, offset);
@@ -84,6 +102,23 @@ std::string tiny_gguf() {
 }
 
 }  // namespace
+
+// A bare GPT-2 as transformers saves it.
+void write_tiny_gpt2(const std::string& directory, const std::string& weights) {
+  std::vector<std::vector<float>> values;
+  std::vector<SafetensorsEntry> entries;
+  const ModelConfig config = tiny_gpt2();
+  for (const ParameterInfo& parameter : parameter_layout(config).parameters)
+    values.emplace_back(static_cast<size_t>(parameter.numel), 0.5f);
+  size_t next = 0;
+  for (const ParameterInfo& parameter : parameter_layout(config).parameters)
+    entries.push_back(
+        {parameter.name, "F32", parameter.shape, std::as_bytes(std::span(values[next++]))});
+  make_directories(directory);
+  write_safetensors(join_path(directory, weights), entries, {{"format", "pt"}});
+  FileWriter(join_path(directory, "config.json"), FileWriter::Mode::truncate)
+      .write(dump_json(to_huggingface(config, 0, 1, 2)));
+}
 
 std::string character_model() {
   return model_of("char", 400);
@@ -137,16 +172,15 @@ Files gguf() {
   GgufBuilder other;
   other.str("general.architecture", "llama")
       .value("flag", 7, std::string(1, '\1'))
-      .value("words", 9,
-             GgufBuilder::raw(uint32_t{8}) + GgufBuilder::raw(uint64_t{2}) +
-                 GgufBuilder::text("a") + GgufBuilder::text(""))
+      .value("words", 9, strings({"a", ""}))
       .tensor("q", {32, 2}, 8, 0)
       .data(std::string(68, '\2'));
-  return {tiny_gguf(), other.bytes()};
+  return {tiny_gguf(false), tiny_gguf(true), other.bytes()};
 }
 
 Files sentencepiece() {
-  return {model_of("char", 300), model_of("bpe", 320), model_of("unigram", 300)};
+  return {model_of("char", 300), model_of("bpe", 320), model_of("unigram", 300),
+          with_normalization_map(model_of("char", 300), normalization_map(units_of_one_rule()))};
 }
 
 Files json_lines() {
@@ -187,25 +221,19 @@ Files zstd() {
   return files;
 }
 
-// A bare GPT-2 in two spellings of others.
 Files torch() {
   VolatileDisk disk;
   const ScopedFileSystem scope(disk);
-  std::vector<std::vector<float>> values;
-  std::vector<SafetensorsEntry> entries;
-  const ModelConfig config = tiny_gpt2();
-  for (const ParameterInfo& parameter : parameter_layout(config).parameters)
-    values.emplace_back(static_cast<size_t>(parameter.numel), 0.5f);
-  size_t next = 0;
-  for (const ParameterInfo& parameter : parameter_layout(config).parameters)
-    entries.push_back(
-        {parameter.name, "F32", parameter.shape, std::as_bytes(std::span(values[next++]))});
-  make_directories("/m");
-  write_safetensors("/m/model.safetensors", entries, {{"format", "pt"}});
-  FileWriter("/m/config.json", FileWriter::Mode::truncate)
-      .write(dump_json(to_huggingface(config, 0, 1, 2)));
+  write_tiny_gpt2("/m", "model.safetensors");
   write_torch(open_model("/m"), "/m.pt", TensorType::f32);
   return {read_file("/m.pt")};
+}
+
+Files shard_index() {
+  Json map = Json::object();
+  for (const ParameterInfo& parameter : parameter_layout(tiny_gpt2()).parameters)
+    map[parameter.name] = kShard;
+  return {Json{{"metadata", {{"total_size", 1}}}, {"weight_map", map}}.dump()};
 }
 
 Files llmc() {
@@ -246,6 +274,12 @@ Files tokenizer_json() {
         {"vocab", vocabulary},
         {"merges", Json::array({Json::array({"a", "b"}), Json::array({"\u0120", "c"})})}}}};
   return {file.dump()};
+}
+
+Files tokenizer_config() {
+  return {
+      R"({"bos_token": "<|end|>", "eos_token": {"content": "<|end|>"}, "pad_token": null,
+          "bos_token_id": 6, "eos_token_id": [6, 2], "chat_template": "{{ messages[0].content }}"})"};
 }
 
 Files json_array() {
@@ -292,6 +326,11 @@ Files jinja() {
       "defined %}{{- bos_token }}{% elif not loop.last %}{{ '[' ~ m.role.upper()[:3] ~ ']' }}"
       "{% else %}{% set ns.n = ns.n + 1 %}{% endif %}{{ show(m, end=eos_token) }}{% endfor %}"
       "{{ raise_exception('no') if ns.n > 9 else '' }}{# note #}");
+  files.push_back(
+      "{% for m in messages[::-1] %}{% set t = m.content.split('a')[-1] | replace('b', m | tojson) "
+      "%}{{ t.strip() ~ (m.items() | list | length) // 2 ~ ('x' in t) }}{% if loop.index0 % 2 %}"
+      "{% break %}{% endif %}{{ [1, {'k': m.role | default('r')}] | tojson(indent=2) }}"
+      "{{ range(3) | join('-') }}{% endfor %}");
   return files;
 }
 
@@ -350,6 +389,22 @@ Files event_file() {
   for (int64_t step = 1; step < 6; ++step) file.scalar("loss", step, 1.5);
   file.text("sample/0", 6, "text");
   return {read_file("/events")};
+}
+
+// run.json, config.json, samples.jsonl and metrics.jsonl, a byte of zero between them.
+Files run_files() {
+  const std::string card =
+      R"({"version": "0.1", "process": {"pid": 1, "host": "h"}, "ended": {"reason": "done"},
+          "model": {"parameters": 12}, "data": {"train_tokens": 9, "examples": ["<b>"]}})";
+  const std::string samples = R"({"step": 2, "prompt": "<script>", "sample": "\u001b[2J&"})";
+  const std::string metrics =
+      R"({"step": 1, "loss": 2.5, "lr": 1e-3, "grad_norm": 1, "step_ms": 5, "tokens": 32})"
+      "\n"
+      R"({"step": 2, "loss": 2.25, "val_loss": 2.5, "best_val_loss": 2.5, "tokens": 64})"
+      "\n";
+  const std::string zero(1, '\0');
+  return {card + zero + R"({"max_iters": 2, "data": ["a"]})" + zero + samples + zero + metrics,
+          "{}" + zero + "{}" + zero + zero + metrics};
 }
 
 }  // namespace train_sft::seeds

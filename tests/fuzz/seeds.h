@@ -32,7 +32,12 @@ Files cache_manifest();
 Files cache_part();
 Files metrics();
 Files event_file();
+Files shard_index();
+Files tokenizer_config();
+Files run_files();
 
+inline constexpr const char* kShard = "model-00001-of-00001.safetensors";  // in shard_index()
+void write_tiny_gpt2(const std::string& directory, const std::string& weights);
 std::string adapter_weights();  // of the adapter that adapter_config() describes
 std::string character_model();  // a sentencepiece model of single characters
 

@@ -17,7 +17,10 @@
 #include "train_sft/interop/gguf.h"
 #include "train_sft/interop/model_source.h"
 #include "train_sft/interop/safetensors.h"
+#include "train_sft/report/page.h"
 #include "train_sft/report/record.h"
+#include "train_sft/report/run_files.h"
+#include "train_sft/report/terminal.h"
 #include "train_sft/text/chat_template.h"
 #include "train_sft/text/tokenizer.h"
 
@@ -136,6 +139,14 @@ void read_torch(std::string_view bytes) {
   read_parameters(open_model("/in/model.pt", options));
 }
 
+void read_shard_index(std::string_view bytes) {
+  const OneFile file("/in/model.safetensors.index.json", bytes);
+  seeds::write_tiny_gpt2("/in", seeds::kShard);
+  const ModelSource model = open_model("/in");
+  TRAIN_SFT_CHECK(model.files.size() <= 1, "read a file that is not there");
+  read_parameters(model);
+}
+
 void read_llmc(std::string_view bytes) {
   const OneFile file("/in/model.bin", bytes);
   read_parameters(open_model("/in/model.bin"));
@@ -144,6 +155,15 @@ void read_llmc(std::string_view bytes) {
 void read_tokenizer_json(std::string_view bytes) {
   const OneFile file("/in/tokenizer.json", bytes);
   use(*load_tokenizer("/in/tokenizer.json"));
+}
+
+// Beside a tokenizer.json, all the files that say more of it.
+void read_tokenizer_config(std::string_view bytes) {
+  static const std::string tokenizer = seeds::tokenizer_json()[0];
+  const OneFile file("/in/tokenizer_config.json", bytes);
+  OneFile::add("/in/generation_config.json", bytes);
+  OneFile::add("/in/tokenizer.json", tokenizer);
+  use(*load_tokenizer("/in"));
 }
 
 void read_sentencepiece(std::string_view bytes) {
@@ -235,6 +255,32 @@ void read_event_file(std::string_view bytes) {
   TRAIN_SFT_CHECK(read_file("/run/events") == left, "cut twice");
 }
 
+size_t occurrences(const std::string& text, const char* part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+// What report and watch make of a run: no text of it becomes markup or commands a terminal.
+void read_run_files(std::string_view bytes) {
+  const OneFile metrics("/run/metrics.jsonl", "");
+  static const size_t scripts =
+      occurrences(html_page(std::vector<RunFiles>{read_run("/run")}), "<script");
+  for (const char* name : {"run.json", "config.json", "samples.jsonl", "metrics.jsonl"}) {
+    const std::string_view part = bytes.substr(0, bytes.find('\0'));
+    OneFile::add(join_path("/run", name), part);
+    bytes.remove_prefix(std::min(bytes.size(), part.size() + 1));
+  }
+  const RunFiles run = read_run("/run");
+  const std::string page = html_page(std::vector<RunFiles>{run});
+  TRAIN_SFT_CHECK(occurrences(page, "<script") == scripts, "a script of the run's own");
+  markdown_card(run);
+  dump_json(watch_json(run));
+  for (const std::string& line : terminal_view(run, {}))
+    for (const char c : line)
+      TRAIN_SFT_CHECK(static_cast<unsigned char>(c) >= 0x20, "a control character");
+}
+
 }  // namespace
 
 const std::vector<FuzzTarget>& fuzz_targets() {
@@ -264,6 +310,9 @@ const std::vector<FuzzTarget>& fuzz_targets() {
       {"cache_part", read_cache_part, seeds::cache_part},
       {"metrics", read_metrics, seeds::metrics},
       {"event_file", read_event_file, seeds::event_file},
+      {"shard_index", read_shard_index, seeds::shard_index},
+      {"tokenizer_config", read_tokenizer_config, seeds::tokenizer_config},
+      {"run_files", read_run_files, seeds::run_files},
   };
   return targets;
 }
