@@ -53,10 +53,10 @@ def wait_for(what, condition, run, seconds=60):
 
 
 def handles_signals(run):
-    """Whether the program is past its loading, which takes seconds on a busy machine."""
+    """Whether the program is past its loading, which takes seconds on a busy machine: SIGUSR1 is taken care of last."""
     with open(f"/proc/{run.pid}/status", encoding="ascii") as file:
         caught = next((line for line in file if line.startswith("SigCgt:")), "SigCgt: 0")
-    return int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1)
+    return int(caught.split()[1], 16) & 1 << (signal.SIGUSR1 - 1)
 
 
 def steps(out_dir):
@@ -161,9 +161,11 @@ def in_long_work():
              {"data": "long.txt", "tokenizer_type": "unigram", "vocab_size": 4000, "out": "prepared"}),
             ("generation", signal.SIGTERM, 143, ["generate"],
              {"checkpoint": "model/latest", "prompt": "the", "max_new_tokens": 8000}),
+            ("evaluation of a model", signal.SIGTERM, 143, ["eval"], {"checkpoint": "model/latest", "data": "long.txt"}),
             ("setting up", signal.SIGTERM, 143, [], dict(TINY, data="long.txt", out_dir="setting_up"))):
         run = start(*arguments, **settings)
         wait_for("its handlers", lambda: handles_signals(run), run)
+        run.send_signal(signal.SIGUSR1)  # asks for a checkpoint: what makes none goes on
         time.sleep(0.15)
         begin = time.monotonic()
         run.send_signal(number)

@@ -67,6 +67,42 @@ INSTANTIATE_TEST_SUITE_P(Cuts, ResumeBitExact,
                          ::testing::Combine(::testing::Values("fp32", "bf16"),
                                             ::testing::Values(1, 4, 7, 11)));
 
+// Each schedule with each packing; precision and accumulation change along.
+TEST_F(ResumeTest, EveryScheduleAndPackingGoesOnBitForBit) {
+  write_conversations("chats.jsonl", 200);
+  int number = 0;
+  for (const char* schedule : {"constant", "linear", "cosine", "warmup_plateau_cosine"}) {
+    for (const char* packing : {"none", "best_fit", "sequential"}) {
+      const std::string whole = fmt::format("whole{}", number), cut = fmt::format("cut{}", number);
+      SCOPED_TRACE(fmt::format("{}, packing {}, number {}", schedule, packing, number));
+      Settings settings = tiny();
+      if (std::string_view(packing) != "sequential") set(settings, "data", {"chats.jsonl"});
+      set(settings, "block_size", 64);
+      set(settings, "lr_schedule", schedule);
+      set(settings, "packing", packing);
+      set(settings, "precision", number % 2 == 0 ? "fp32" : "bf16");
+      set(settings, "grad_accum", 1 + number % 3);
+      set(settings, "batch_size", 2);
+      set(settings, "dropout", 0.1);
+      const int step = 5 + number % 3;
+      set(settings, "save_interval", step);
+      set(settings, "keep", 0);
+      set(settings, "keep_optimizer", 100);
+      set(settings, "out_dir", whole);
+      ASSERT_EQ(train(settings).summary["step"], 12);
+      copy_as_of(whole, cut, step);
+      set(settings, "out_dir", cut);
+      set(settings, "resume", "auto");
+      ASSERT_EQ(train(settings).summary["step"], 12);
+      expect_same_files(whole + "/step_00000012", cut + "/step_00000012",
+                        {"model.safetensors", "optimizer.safetensors"});
+      for (const char* key : {"loss", "lr", "val_loss"})
+        EXPECT_EQ(column(whole, key), column(cut, key)) << key;
+      ++number;
+    }
+  }
+}
+
 TEST_F(ResumeTest, MuonGoesOnBitForBitAndKeepsOneMoment) {
   Settings settings = tiny();
   set(settings, "optimizer", "muon");
