@@ -46,7 +46,7 @@ for target in $targets; do
     runs=$((runs + $(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -1 | grep . || echo 0)))
     used=$((used + $(awk '{ printf "%d", $1 + $2 + 1 }' "$log.time")))
   done
-  covered=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | tr -dc 0-9)
+  covered=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | tr -dc 0-9 || true)
   printf '%-16s %10s runs in %s s, %s edges: %s\n' "$target" "$runs" "$used" "${covered:-0}" "$verdict"
 done
 exit $code

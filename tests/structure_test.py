@@ -58,6 +58,27 @@ def check_includes(path, text):
             yield f"{where}: {part} may not include {name}: it stands above"
 
 
+def types_of(text):
+    """Types defined at the level of a namespace that other files can name, as namespace::Name."""
+    spaces = []
+    for line in text.splitlines():
+        opened = re.match(r"namespace ?([\w:]*) ?\{", line)
+        if opened:
+            spaces.append(opened.group(1))
+        elif line.startswith("}  // namespace") and spaces:
+            spaces.pop()
+        defined = re.match(r"(?:struct|class|enum class|enum|union) (\w+)(?: final)?(?: :[^;]*)?(?: \{|$)", line)
+        if defined and "" not in spaces:
+            yield "::".join([*spaces, defined.group(1)])
+
+
+def check_names(defined):
+    """Two types of one name: the linker keeps one std::vector of it for both."""
+    for name, paths in sorted(defined.items()):
+        if len(paths) > 1:
+            yield f"{name} is defined in {' and in '.join(sorted(paths))}: name one of them otherwise"
+
+
 def check_readme(program):
     text = (ROOT / "README.md").read_text()
     match = re.search(r"<!-- options[^>]*-->\n(.*?)<!-- /options -->", text, re.S)
@@ -69,6 +90,7 @@ def check_readme(program):
 def main():
     problems = []
     files = 0
+    defined = {}
     for path in sources():
         text = path.read_text()
         files += 1
@@ -76,6 +98,10 @@ def main():
         if lines > MAX_LINES:
             problems.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {MAX_LINES}")
         problems += check_includes(path, text)
+        if part_of(path) and path.suffix != ".py":
+            for name in types_of(text):
+                defined.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+    problems += check_names(defined)
     if len(sys.argv) > 1:
         problems += check_readme(sys.argv[1])
     print("\n".join(problems) if problems else f"{files} files in order")

@@ -80,7 +80,7 @@ DataSource find_source(const std::string& spec, const TrainConfig& config, const
   return found;
 }
 
-uint64_t bytes_of(const Record& record) {
+uint64_t bytes_of(const DataRecord& record) {
   uint64_t bytes = record.document.size() + 16;
   for (const Message& message : record.conversation.messages) {
     bytes += message.content.size() + message.input.size();

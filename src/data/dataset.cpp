@@ -194,7 +194,7 @@ std::vector<std::string> load_documents(const TrainConfig& config) {
   const auto chat = chat_template(config.chat_template);
   const ReadSettings settings(config);
   TextCollector collector;
-  const auto add = [&](const Record& record) {
+  const auto add = [&](const DataRecord& record) {
     if (record.is_document) {
       collector.texts.push_back(record.document);
     } else {

@@ -214,11 +214,11 @@ std::string format_of(const Json& record) {
   return {};
 }
 
-Record read_record(const Json& json, const std::string& format, const std::string& where) {
+DataRecord read_record(const Json& json, const std::string& format, const std::string& where) {
   if (!json.is_object()) {
     throw DataError("{}: a record is {}, expected an object", where, json.type_name());
   }
-  Record record;
+  DataRecord record;
   if (format == "text") {
     record.is_document = true;
     record.document = string_field(json, "text", where);

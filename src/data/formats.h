@@ -1,4 +1,4 @@
-// One JSON record of each format to a Record. Errors name `where` (file:line) and the field.
+// One JSON record of each format to a DataRecord. Errors name `where` (file:line) and the field.
 #pragma once
 
 #include <string>
@@ -11,6 +11,6 @@ namespace train_sft {
 // alpaca, prompt_completion, messages, sharegpt or text by the fields of a record; "" when none
 // fits.
 std::string format_of(const Json& record);
-Record read_record(const Json& json, const std::string& format, const std::string& where);
+DataRecord read_record(const Json& json, const std::string& format, const std::string& where);
 
 }  // namespace train_sft

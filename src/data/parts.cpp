@@ -101,7 +101,7 @@ std::vector<std::byte> PartWriter::finish(uint64_t input_hash) const {
   append(out, std::span<const Piece>(pieces_));
   append(out, std::span<const uint16_t>(narrow_));
   append(out, std::span<const int32_t>(wide_));
-  append(out, std::span<const WeightRun>(runs_));
+  append(out, std::span<const LossWeightRun>(runs_));
   append(out, std::span<const char>(unknown_));
   header.checksum = checksum_of_rest(out);
   std::memcpy(out.data(), &header, sizeof header);
@@ -124,7 +124,7 @@ Part::Part(std::shared_ptr<const void> owner, std::span<const std::byte> bytes,
   } else {
     wide_ = cutter.take<int32_t>(header.tokens);
   }
-  runs_ = cutter.take<WeightRun>(header.runs);
+  runs_ = cutter.take<LossWeightRun>(header.runs);
   const auto names = cutter.take<char>(header.unknown_bytes);
   unknown_ = {names.data(), names.size()};
 }
@@ -157,7 +157,7 @@ RenderedRecord Part::record(uint64_t first, uint64_t count, RunCursor& cursor) c
   if (runs_.empty()) return rendered;
   rendered.weights.reserve(count);
   while (rendered.weights.size() < count) {
-    const WeightRun& run = runs_[cursor.run];
+    const LossWeightRun& run = runs_[cursor.run];
     const auto part = std::min<uint64_t>(run.tokens - cursor.used, count - rendered.weights.size());
     rendered.weights.insert(rendered.weights.end(), part, run.weight);
     cursor.used += static_cast<uint32_t>(part);

@@ -28,7 +28,7 @@ struct Piece {
   bool held_out() const { return (flags & kHeldOut) != 0; }
 };
 
-struct WeightRun {
+struct LossWeightRun {
   uint32_t tokens = 0;
   float weight = 0;
 };
@@ -47,7 +47,7 @@ class PartWriter {
   int token_bytes_;
   std::vector<uint16_t> narrow_;
   std::vector<int32_t> wide_;
-  std::vector<WeightRun> runs_;
+  std::vector<LossWeightRun> runs_;
   std::vector<Piece> pieces_;
   uint64_t piece_begin_ = 0;
   std::string unknown_;
@@ -77,7 +77,7 @@ class Part {
   std::span<const Piece> pieces_;
   std::span<const uint16_t> narrow_;
   std::span<const int32_t> wide_;
-  std::span<const WeightRun> runs_;
+  std::span<const LossWeightRun> runs_;
   std::string_view unknown_;
 };
 

@@ -110,7 +110,7 @@ std::string with_vars(const std::string& text, const DataVars& vars, Placeholder
   return out;
 }
 
-uint64_t content_hash(const Record& record) {
+uint64_t content_hash(const DataRecord& record) {
   if (record.is_document) return hash_string(record.document);
   std::string key;
   for (const Message& message : record.conversation.messages) {
@@ -124,8 +124,8 @@ uint64_t content_hash(const Record& record) {
 
 namespace {
 
-Record mapped_record(Json json, const FieldMap& fields, const std::string& format,
-                     const std::string& where) {
+DataRecord mapped_record(Json json, const FieldMap& fields, const std::string& format,
+                         const std::string& where) {
   if (fields.empty()) return read_record(json, format, where);
   fields.apply(json);
   try {
@@ -140,10 +140,10 @@ Record mapped_record(Json json, const FieldMap& fields, const std::string& forma
 ReadSettings::ReadSettings(const TrainConfig& config)
     : fields(config.field_map), vars(parse_data_vars(config.data_vars)) {}
 
-Record make_record(const JsonRecord& text, const Source& source, const ReadSettings& settings,
-                   Placeholders& unknown) {
+DataRecord make_record(const JsonRecord& text, const Source& source, const ReadSettings& settings,
+                       Placeholders& unknown) {
   const std::string where = fmt::format("{}:{}", source.path, text.line);
-  Record record =
+  DataRecord record =
       mapped_record(parse_record(text, source.path), settings.fields, source.format, where);
   for (Message& message : record.conversation.messages) {
     message.content = with_vars(message.content, settings.vars, unknown);

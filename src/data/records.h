@@ -15,7 +15,7 @@
 
 namespace train_sft {
 
-struct Record {
+struct DataRecord {
   bool is_document = false;
   std::string document;
   Conversation conversation;
@@ -27,7 +27,7 @@ struct Source {
   std::string path;
   double weight = 1.0;
   std::string format;
-  std::vector<Record> records;
+  std::vector<DataRecord> records;
   Placeholders unknown_vars;
 };
 
@@ -54,12 +54,12 @@ struct ReadSettings {
 };
 
 // One record of a source, in its format. Placeholders without a value are counted.
-Record make_record(const JsonRecord& text, const Source& source, const ReadSettings& settings,
-                   Placeholders& unknown);
+DataRecord make_record(const JsonRecord& text, const Source& source, const ReadSettings& settings,
+                       Placeholders& unknown);
 
 // Reads a .json file (or JSON lines) into source.records, in memory.
 void read_source(Source& source, const TrainConfig& config);
 
-uint64_t content_hash(const Record& record);
+uint64_t content_hash(const DataRecord& record);
 
 }  // namespace train_sft

@@ -50,7 +50,7 @@ void Renderer::render_text(const Chunk& chunk, PartWriter& part) const {
   part.end_piece(piece);
 }
 
-void Renderer::render_record(const Record& record, PartWriter& part) const {
+void Renderer::render_record(const DataRecord& record, PartWriter& part) const {
   signals::throw_if_stopped();
   if (record.is_document) {
     std::vector<int32_t> ids = tokenizer.encode(record.document);
@@ -71,7 +71,7 @@ void Renderer::render_record(const Record& record, PartWriter& part) const {
 std::vector<std::byte> Renderer::render(const Chunk& chunk, const DataSource& source) const {
   PartWriter part(token_bytes);
   Placeholders unknown;
-  const auto render_at = [&](const Record& record) {
+  const auto render_at = [&](const DataRecord& record) {
     try {
       render_record(record, part);
     } catch (const DataError& error) {  // what the chat template refuses

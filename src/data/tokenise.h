@@ -27,7 +27,7 @@ struct Renderer {
 
  private:
   void render_text(const Chunk& chunk, PartWriter& part) const;
-  void render_record(const Record& record, PartWriter& part) const;
+  void render_record(const DataRecord& record, PartWriter& part) const;
 };
 
 // Makes the parts that are not in the store yet; fills in what reading tells of the sources.
