@@ -4,6 +4,7 @@
 
 #include "train_sft/base/error.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft {
 namespace {
@@ -21,6 +22,8 @@ size_t row_bytes(const at::Tensor& few, const at::Tensor& all, std::span<const i
 
 void gather_rows(const at::Tensor& out, const at::Tensor& in, std::span<const int32_t> rows) {
   const profile::Scope scope("gather and scatter");
+  if (const ops::DeviceTable* device = ops::device_table(out))
+    return device->gather_rows(out, in, rows.data(), static_cast<int64_t>(rows.size()));
   const size_t bytes = row_bytes(out, in, rows);
   auto* to = static_cast<char*>(out.data_ptr());
   const auto* from = static_cast<const char*>(in.const_data_ptr());
@@ -30,6 +33,8 @@ void gather_rows(const at::Tensor& out, const at::Tensor& in, std::span<const in
 
 void scatter_rows(const at::Tensor& out, const at::Tensor& in, std::span<const int32_t> rows) {
   const profile::Scope scope("gather and scatter");
+  if (const ops::DeviceTable* device = ops::device_table(out))
+    return device->scatter_rows(out, in, rows.data(), static_cast<int64_t>(rows.size()));
   const size_t bytes = row_bytes(in, out, rows);
   auto* to = static_cast<char*>(out.data_ptr());
   const auto* from = static_cast<const char*>(in.const_data_ptr());

@@ -8,6 +8,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -154,12 +155,21 @@ void check(std::span<const int32_t> cu_seqlens, const AttentionShape& shape, int
   }
 }
 
+// The limits lie in device memory: only their number is known here.
+DeviceDocuments on_device(std::span<const int32_t> cu_seqlens, int64_t max_seqlen) {
+  TRAIN_SFT_CHECK(max_seqlen > 0, "on a device attention needs a bound of the documents' length");
+  return {cu_seqlens.data(), static_cast<int64_t>(cu_seqlens.size()) - 1, max_seqlen};
+}
+
 }  // namespace
 
 void attention_forward(const at::Tensor& out, const at::Tensor& lse, const at::Tensor& qkv,
-                       std::span<const int32_t> cu_seqlens, const AttentionShape& shape) {
+                       std::span<const int32_t> cu_seqlens, const AttentionShape& shape,
+                       int64_t max_seqlen) {
   const profile::Scope scope("attention forward");
   const int64_t N = rows_of(out);
+  if (const DeviceTable* device = device_table(qkv))
+    return device->attention_forward(out, lse, qkv, on_device(cu_seqlens, max_seqlen), shape);
   check(cu_seqlens, shape, N);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, N * shape.out_width());
@@ -176,9 +186,13 @@ void attention_forward(const at::Tensor& out, const at::Tensor& lse, const at::T
 
 void attention_backward(const at::Tensor& grad_qkv, const at::Tensor& grad_out,
                         const at::Tensor& out, const at::Tensor& lse, const at::Tensor& qkv,
-                        std::span<const int32_t> cu_seqlens, const AttentionShape& shape) {
+                        std::span<const int32_t> cu_seqlens, const AttentionShape& shape,
+                        int64_t max_seqlen) {
   const profile::Scope scope("attention backward");
   const int64_t N = rows_of(out);
+  if (const DeviceTable* device = device_table(qkv))
+    return device->attention_backward(grad_qkv, grad_out, out, lse, qkv,
+                                      on_device(cu_seqlens, max_seqlen), shape);
   check(cu_seqlens, shape, N);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
     const int64_t width = N * shape.out_width();

@@ -9,6 +9,7 @@
 #include "ops/fast.h"
 #include "ops/gemm.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -118,7 +119,6 @@ class LinearCrossEntropy {
     }
     gemm<T, A>(chunk.logits, V, {rows, V, C}, {chunk.hidden, C}, {weight, C, true}, nullptr, false);
     softmax_chunk(chunk, grad_hidden != nullptr || grad_weight != nullptr, first, rows, sums);
-    sums.tokens += rows;
     if (grad_weight != nullptr) {
       gemm<T, A>(grad_weight, C, {V, C, rows}, chunk.gradients(true), {chunk.hidden, C}, nullptr,
                  true);
@@ -133,8 +133,11 @@ class LinearCrossEntropy {
   void softmax_chunk(const Chunk<T>& chunk, bool gradients, int64_t first, int64_t rows,
                      CrossEntropySums& sums) {
     auto add = [&](int64_t r, double loss, bool correct) {
-      sums.loss += weight_of(first + r) * loss;
-      sums.weight += weight_of(first + r);
+      const float weight = weight_of(first + r);
+      if (weight == 0.0F) return;  // padding
+      sums.loss += weight * loss;
+      sums.weight += weight;
+      sums.tokens += 1;
       sums.correct += correct;
     };
     if constexpr (has_fast<T>) {
@@ -199,8 +202,19 @@ CrossEntropySums linear_cross_entropy(const at::Tensor& grad_hidden, const at::T
                                       const at::Tensor& hidden, const at::Tensor& weight,
                                       std::span<const int32_t> targets,
                                       std::span<const int32_t> learned,
-                                      std::span<const float> weights, const at::Tensor& scratch) {
+                                      std::span<const float> weights, const at::Tensor& scratch,
+                                      DeviceSums* sums) {
   const profile::Scope scope("output layer and cross-entropy");
+  if (const DeviceTable* device = device_table(hidden)) {
+    TRAIN_SFT_CHECK(
+        static_cast<int64_t>(targets.size()) == rows_of(hidden) &&
+            weights.size() == targets.size() && sums != nullptr,
+        "on a device every row is learned and has a weight: {} rows, {} targets, {} weights",
+        rows_of(hidden), targets.size(), weights.size());
+    device->linear_cross_entropy(sums, grad_hidden, grad_weight, hidden, weight, targets.data(),
+                                 weights.data(), scratch);
+    return {};
+  }
   const int64_t N = rows_of(hidden), C = columns_of(hidden), V = rows_of(weight);
   TRAIN_SFT_CHECK(static_cast<int64_t>(targets.size()) == N, "{} targets for {} rows",
                   targets.size(), N);

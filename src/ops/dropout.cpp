@@ -4,6 +4,7 @@
 #include "ops/dropout_hash.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -50,6 +51,8 @@ void dropout(const at::Tensor& out, const at::Tensor& input, std::span<const uin
              uint32_t site, double p) {
   const profile::Scope scope("dropout");
   check_probability(p);
+  if (const DeviceTable* device = device_table(out))
+    return device->dropout(out, input, row_keys.data(), site, p);
   const int64_t N = static_cast<int64_t>(row_keys.size()), C = columns_of(out);
   for_dtype(out.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, N * C);

@@ -3,6 +3,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -41,6 +42,8 @@ void embedding_forward(const at::Tensor& out, const at::Tensor& table,
                        const at::Tensor& position_table, std::span<const int32_t> tokens,
                        std::span<const int32_t> positions) {
   const profile::Scope scope("embedding forward");
+  if (const DeviceTable* device = device_table(out))
+    return device->embedding_forward(out, table, position_table, tokens.data(), positions.data());
   const int64_t N = rows_of(out), C = columns_of(out);
   TRAIN_SFT_CHECK(static_cast<int64_t>(tokens.size()) == N, "{} tokens for {} rows", tokens.size(),
                   N);
@@ -68,8 +71,17 @@ void embedding_forward(const at::Tensor& out, const at::Tensor& table,
 
 void embedding_backward(const at::Tensor& grad_table, const at::Tensor& grad_position_table,
                         const at::Tensor& grad_out, std::span<const int32_t> tokens,
-                        std::span<const int32_t> positions) {
+                        std::span<const int32_t> positions, std::span<const int32_t> token_order,
+                        std::span<const int32_t> position_order) {
   const profile::Scope scope("embedding backward");
+  if (const DeviceTable* device = device_table(grad_out)) {
+    if (grad_table.defined())
+      device->embedding_backward(grad_table, grad_out, tokens.data(), token_order.data());
+    if (grad_position_table.defined())
+      device->embedding_backward(grad_position_table, grad_out, positions.data(),
+                                 position_order.data());
+    return;
+  }
   const int64_t N = rows_of(grad_out), C = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     const T* grad = data_of<T>(grad_out, N * C);

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -37,6 +38,7 @@ void backward(T* grad_input, const T* grad_out, const T* input, int64_t count) {
 
 void gelu_forward(const at::Tensor& out, const at::Tensor& input) {
   const profile::Scope scope("gelu forward");
+  if (const DeviceTable* device = device_table(out)) return device->gelu_forward(out, input);
   const int64_t count = input.numel();
   for_dtype(input.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, count);
@@ -51,6 +53,8 @@ void gelu_forward(const at::Tensor& out, const at::Tensor& input) {
 void gelu_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
                    const at::Tensor& input) {
   const profile::Scope scope("gelu backward");
+  if (const DeviceTable* device = device_table(grad_input))
+    return device->gelu_backward(grad_input, grad_out, input);
   const int64_t count = input.numel();
   for_dtype(input.scalar_type(), [&]<typename T>() {
     T* dx = data_of<T>(grad_input, count);

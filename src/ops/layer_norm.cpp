@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -68,6 +69,9 @@ void layer_norm_forward(const at::Tensor& normed, const at::Tensor& residual_out
                         const at::Tensor& delta, const at::Tensor& weight, const at::Tensor& bias,
                         double eps) {
   const profile::Scope scope("norm forward");
+  if (const DeviceTable* device = device_table(normed))
+    return device->layer_norm_forward(normed, residual_out, mean, rstd, residual, delta, weight,
+                                      bias, eps);
   const int64_t N = rows_of(normed), C = columns_of(normed);
   for_dtype(normed.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
@@ -91,6 +95,9 @@ void layer_norm_backward(const at::Tensor& grad_input, const at::Tensor& grad_we
                          const at::Tensor& input, const at::Tensor& mean, const at::Tensor& rstd,
                          const at::Tensor& weight, bool accumulate) {
   const profile::Scope scope("norm backward");
+  if (const DeviceTable* device = device_table(grad_input))
+    return device->layer_norm_backward(grad_input, grad_weight, grad_bias, grad_normed, input, mean,
+                                       rstd, weight, accumulate);
   const int64_t N = rows_of(input), C = columns_of(input);
   for_dtype(input.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;

@@ -4,6 +4,7 @@
 #include "ops/fast.h"
 #include "ops/gemm.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -29,6 +30,8 @@ void add_column_sums(Accumulate<T>* sums, const T* x, int64_t N, int64_t C) {
 void linear_forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
                     const at::Tensor& bias, WeightLayout layout) {
   const profile::Scope scope("linear forward");
+  if (const DeviceTable* device = device_table(out))
+    return device->gemm(out, input, false, weight, layout == WeightLayout::out_in, 1, bias, false);
   const auto [I, O] = shape_of(weight, layout);
   const int64_t N = rows_of(input);
   for_dtype(out.scalar_type(), [&, I = I, O = O]<typename T>() {
@@ -41,6 +44,9 @@ void linear_forward(const at::Tensor& out, const at::Tensor& input, const at::Te
 void linear_backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
                            const at::Tensor& weight, WeightLayout layout, bool accumulate) {
   const profile::Scope scope("linear backward to the input");
+  if (const DeviceTable* device = device_table(grad_input))
+    return device->gemm(grad_input, grad_out, false, weight, layout == WeightLayout::in_out, 1, {},
+                        accumulate);
   const auto [I, O] = shape_of(weight, layout);
   const int64_t N = rows_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
@@ -53,6 +59,11 @@ void linear_backward_input(const at::Tensor& grad_input, const at::Tensor& grad_
 void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& input,
                             const at::Tensor& grad_out, WeightLayout layout) {
   const profile::Scope scope("linear backward to the weight");
+  if (const DeviceTable* device = device_table(grad_weight)) {
+    const bool in_out = layout == WeightLayout::in_out;
+    return device->gemm(grad_weight, in_out ? input : grad_out, true, in_out ? grad_out : input,
+                        false, 1, {}, true);
+  }
   const auto [I, O] = shape_of(grad_weight, layout);
   const int64_t N = rows_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&, I = I, O = O]<typename T>() {
@@ -70,6 +81,8 @@ void linear_backward_weight(const at::Tensor& grad_weight, const at::Tensor& inp
 
 void linear_backward_bias(const at::Tensor& grad_bias, const at::Tensor& grad_out) {
   const profile::Scope scope("linear backward to the bias");
+  if (const DeviceTable* device = device_table(grad_bias))
+    return device->linear_backward_bias(grad_bias, grad_out);
   const int64_t N = rows_of(grad_out), O = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     Accumulate<T>* sums = data_of<Accumulate<T>>(grad_bias, O);

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/gemm.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -36,12 +37,41 @@ void multiply(T* values, int64_t count, double scale) {
   for (int64_t i = 0; i < count; ++i) values[i] = static_cast<T>(A(values[i]) * A(scale));
 }
 
+void lora_forward(const DeviceTable& device, const at::Tensor& out, const at::Tensor& low,
+                  const at::Tensor& input, const Lora& lora, const LoraShape& s) {
+  device.gemm(low, input, false, lora.a, true, lora.scale, {}, false);
+  int64_t first = 0;
+  for (const Lora::Target& target : lora.targets) {
+    device.gemm(out.narrow(1, target.column, rows_of(target.b)), low.narrow(1, first, s.rank),
+                false, target.b, true, 1, {}, true);
+    first += s.rank;
+  }
+}
+
+void lora_backward(const DeviceTable& device, const at::Tensor& grad_input,
+                   const at::Tensor& grad_low, const at::Tensor& grad_out, const at::Tensor& input,
+                   const at::Tensor& low, const Lora& lora, const LoraShape& s) {
+  int64_t first = 0;
+  for (const Lora::Target& target : lora.targets) {
+    const at::Tensor dy = grad_out.narrow(1, target.column, rows_of(target.b));
+    device.gemm(grad_low.narrow(1, first, s.rank), dy, false, target.b, false, lora.scale, {},
+                false);
+    if (target.grad_b.defined())
+      device.gemm(target.grad_b, dy, true, low.narrow(1, first, s.rank), false, 1, {}, true);
+    first += s.rank;
+  }
+  if (lora.grad_a.defined()) device.gemm(lora.grad_a, grad_low, true, input, false, 1, {}, true);
+  device.gemm(grad_input, grad_low, false, lora.a, false, 1, {}, true);
+}
+
 }  // namespace
 
 void lora_forward(const at::Tensor& out, const at::Tensor& low, const at::Tensor& input,
                   const Lora& lora) {
   const profile::Scope scope("LoRA forward");
   const LoraShape s = lora_shape(out, input, lora);
+  if (const DeviceTable* device = device_table(out))
+    return lora_forward(*device, out, low, input, lora, s);
   for_dtype(out.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, s.N * s.out);
     T* xa = data_of<T>(low, s.N * s.low);
@@ -65,6 +95,8 @@ void lora_backward(const at::Tensor& grad_input, const at::Tensor& grad_low,
                    const Lora& lora) {
   const profile::Scope scope("LoRA backward");
   const LoraShape s = lora_shape(grad_out, input, lora);
+  if (const DeviceTable* device = device_table(grad_out))
+    return lora_backward(*device, grad_input, grad_low, grad_out, input, low, lora, s);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
     const T* dy = data_of<T>(grad_out, s.N * s.out);

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -82,6 +83,8 @@ void qk_norm_forward(const at::Tensor& qkv, const at::Tensor& input, const at::T
                      const at::Tensor& q_weight, const at::Tensor& k_weight, double eps,
                      const AttentionShape& shape) {
   const profile::Scope scope("norm forward");
+  if (const DeviceTable* device = device_table(qkv))
+    return device->qk_norm_forward(qkv, input, rstd, q_weight, k_weight, eps, shape);
   for_dtype(qkv.scalar_type(), [&]<typename T>() {
     const Heads<T> heads = heads_of<T>(qkv, q_weight, k_weight, shape);
     T* x = data_of<T>(qkv, heads.N * heads.width);
@@ -103,6 +106,9 @@ void qk_norm_backward(const at::Tensor& grad_qkv, const at::Tensor& grad_q_weigh
                       const at::Tensor& rstd, const at::Tensor& q_weight,
                       const at::Tensor& k_weight, const AttentionShape& shape) {
   const profile::Scope scope("norm backward");
+  if (const DeviceTable* device = device_table(grad_qkv))
+    return device->qk_norm_backward(grad_qkv, grad_q_weight, grad_k_weight, input, rstd, q_weight,
+                                    k_weight, shape);
   for_dtype(grad_qkv.scalar_type(), [&]<typename T>() {
     using A = Accumulate<T>;
     const Heads<T> heads = heads_of<T>(grad_qkv, q_weight, k_weight, shape);

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -72,12 +73,16 @@ void rope_table(const at::Tensor& cosines, const at::Tensor& sines, double theta
 void rope_forward(const at::Tensor& qkv, const at::Tensor& cosines, const at::Tensor& sines,
                   std::span<const int32_t> positions, const AttentionShape& shape) {
   const profile::Scope scope("rope");
+  if (const DeviceTable* device = device_table(qkv))
+    return device->rope(qkv, cosines, sines, positions.data(), shape, false);
   rotate(qkv, cosines, sines, positions, shape, 1);
 }
 
 void rope_backward(const at::Tensor& grad_qkv, const at::Tensor& cosines, const at::Tensor& sines,
                    std::span<const int32_t> positions, const AttentionShape& shape) {
   const profile::Scope scope("rope");
+  if (const DeviceTable* device = device_table(grad_qkv))
+    return device->rope(grad_qkv, cosines, sines, positions.data(), shape, true);
   rotate(grad_qkv, cosines, sines, positions, shape, -1);
 }
 

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -40,6 +41,7 @@ void backward(T* grad_gate_up, const T* grad_out, const T* gate_up, int64_t N, i
 
 void swiglu_forward(const at::Tensor& out, const at::Tensor& gate_up) {
   const profile::Scope scope("swiglu forward");
+  if (const DeviceTable* device = device_table(out)) return device->swiglu_forward(out, gate_up);
   const int64_t N = rows_of(out), F = columns_of(out);
   for_dtype(out.scalar_type(), [&]<typename T>() {
     T* y = data_of<T>(out, N * F);
@@ -54,6 +56,8 @@ void swiglu_forward(const at::Tensor& out, const at::Tensor& gate_up) {
 void swiglu_backward(const at::Tensor& grad_gate_up, const at::Tensor& grad_out,
                      const at::Tensor& gate_up) {
   const profile::Scope scope("swiglu backward");
+  if (const DeviceTable* device = device_table(grad_gate_up))
+    return device->swiglu_backward(grad_gate_up, grad_out, gate_up);
   const int64_t N = rows_of(grad_out), F = columns_of(grad_out);
   for_dtype(grad_out.scalar_type(), [&]<typename T>() {
     T* dx = data_of<T>(grad_gate_up, N * 2 * F);

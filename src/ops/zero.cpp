@@ -10,6 +10,7 @@
 #include "train_sft/base/memory.h"
 #include "train_sft/base/profile.h"
 #include "train_sft/base/progress.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -24,6 +25,7 @@ struct Bytes {
 void zero(const at::Tensor& tensor) {
   const profile::Scope scope("zero gradients");
   TRAIN_SFT_CHECK(tensor.is_contiguous(), "tensor is not contiguous");
+  if (const DeviceTable* device = device_table(tensor)) return device->zero(tensor);
   constexpr size_t kPage = 4096, kWorthwhile = size_t{1} << 18;
   Bytes bytes{static_cast<char*>(tensor.data_ptr()), tensor.nbytes()};
   auto work = [](void* context, int thread, int threads) {

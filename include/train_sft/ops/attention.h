@@ -20,14 +20,17 @@ struct AttentionShape {
 
 // qkv [N, (H + 2 Hkv) D]: a token's query heads, then key heads, then value heads.
 // out [N, H D] of the same dtype T; lse [H, N] float (double when T is), natural logarithm.
-// cu_seqlens [documents + 1] begins with 0 and ends with N. Scores are scaled by 1/sqrt(D).
+// cu_seqlens [documents + 1] begins with 0 and ends with N; documents may be empty. Scores are
+// scaled by 1/sqrt(D). max_seqlen: a bound of the documents' lengths, for devices.
 void attention_forward(const at::Tensor& out, const at::Tensor& lse, const at::Tensor& qkv,
-                       std::span<const int32_t> cu_seqlens, const AttentionShape& shape);
+                       std::span<const int32_t> cu_seqlens, const AttentionShape& shape,
+                       int64_t max_seqlen = 0);
 
 // Writes grad_qkv [N, (H + 2 Hkv) D]; must not alias qkv. Bits repeat for a thread count.
 void attention_backward(const at::Tensor& grad_qkv, const at::Tensor& grad_out,
                         const at::Tensor& out, const at::Tensor& lse, const at::Tensor& qkv,
-                        std::span<const int32_t> cu_seqlens, const AttentionShape& shape);
+                        std::span<const int32_t> cu_seqlens, const AttentionShape& shape,
+                        int64_t max_seqlen = 0);
 
 // Decoding: the M last tokens of a sequence of `length` attend to its cached keys and values, each
 // to those up to itself. out [M, H D]; q [M, H D], rows may be strided (the front of a fused qkv);

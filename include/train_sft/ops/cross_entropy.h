@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <span>
 
+#include "train_sft/ops/device_state.h"
+
 namespace train_sft::ops {
 
 struct CrossEntropySums {
@@ -27,10 +29,14 @@ int64_t linear_cross_entropy_scratch_bytes(at::ScalarType dtype, int64_t chunk, 
 // Gradients are of loss (the weighted sum): grad_hidden [N, C] of T is overwritten, rows that are
 // not learned with zeros; it may alias hidden. grad_weight [V, C] (float, double when T is) is
 // added to. Either may be undefined. Both undefined: forward only.
+//
+// On a device all rows of hidden are learned, each has a target and a weight, and what is returned
+// here is added to *sums there; rows of weight 0 are padding, counted nowhere.
 CrossEntropySums linear_cross_entropy(const at::Tensor& grad_hidden, const at::Tensor& grad_weight,
                                       const at::Tensor& hidden, const at::Tensor& weight,
                                       std::span<const int32_t> targets,
                                       std::span<const int32_t> learned,
-                                      std::span<const float> weights, const at::Tensor& scratch);
+                                      std::span<const float> weights, const at::Tensor& scratch,
+                                      DeviceSums* sums = nullptr);
 
 }  // namespace train_sft::ops

@@ -1,5 +1,5 @@
 // What a device's kernels and the host share byte for byte: plain numbers in device memory, so that
-// a step runs without the host waiting. Includes no other header, for nvcc.
+// a step runs without the host waiting. Includes no header of torch, for nvcc.
 #pragma once
 
 #include <cmath>
