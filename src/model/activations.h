@@ -65,6 +65,7 @@ class Activations {
   // Makes every tensor valid for a micro-batch. L = N: nothing is gathered.
   void bind(int64_t tokens, int64_t learned) { plan_.bind(tokens, learned); }
   const ArenaPlan& plan() const { return plan_; }
+  void forget() { plan_.forget(); }  // the sizes seen so far
   // Of the arena, for a micro-batch of so many tokens; without touching any memory.
   uint64_t planned_bytes(int64_t tokens) { return plan_.plan(tokens); }
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <new>
 #include <vector>
 
 #include "train_sft/base/error.h"
@@ -20,6 +21,18 @@ uint64_t aligned(uint64_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+c10::DataPtr allocate(uint64_t bytes, c10::Device device) {
+  if (device.is_cpu()) {
+    void* begin = allocate_zero_pages(bytes);
+    if (begin == nullptr) throw std::bad_alloc();
+    return {begin, begin, &free_pages, at::kCPU};
+  }
+  const auto options = at::TensorOptions().dtype(at::kByte).device(device);
+  return at::empty({static_cast<int64_t>(bytes)}, options)
+      .storage()
+      .set_data_ptr(at::DataPtr(nullptr, device));
+}
+
 }  // namespace
 
 void ArenaStorage::reserve(uint64_t bytes) {
@@ -30,30 +43,36 @@ void ArenaStorage::reserve(uint64_t bytes) {
         "smaller batch_size or block_size, --recompute block, or raise max_memory",
         human_bytes(static_cast<double>(bytes)), human_bytes(static_cast<double>(limit_)));
   }
-  if (!storage_)
-    storage_ = at::Storage(c10::Storage::use_byte_size_t(), 0, at::DataPtr(nullptr, at::kCPU),
-                           /*allocator=*/nullptr, /*resizable=*/false);
   // The tensors of all plans share this storage: the old block goes before the new one comes.
-  storage_.set_data_ptr_noswap(at::DataPtr(nullptr, at::kCPU));
-  storage_.set_nbytes(0);
-  bytes_ = 0;
-  void* begin = allocate_zero_pages(bytes);
-  if (begin == nullptr)
+  release();
+  try {
+    storage_.set_data_ptr_noswap(allocate(bytes, device_));
+  } catch (const std::exception&) {
     throw ResourceError(
-        "the machine has no {} for the activations of this micro-batch; use a smaller batch_size "
-        "or block_size, or --recompute block",
-        human_bytes(static_cast<double>(bytes)));
-  storage_.set_data_ptr_noswap(at::DataPtr(begin, begin, &free_pages, at::kCPU));
+        "the {} has no {} for the activations of this micro-batch; use a smaller batch_size or "
+        "block_size, or --recompute block",
+        device_.is_cpu() ? "machine" : "device", human_bytes(static_cast<double>(bytes)));
+  }
   storage_.set_nbytes(bytes);
   bytes_ = bytes;
+}
+
+void ArenaStorage::release() {
+  if (!storage_)
+    storage_ = at::Storage(c10::Storage::use_byte_size_t(), 0, at::DataPtr(nullptr, device_),
+                           /*allocator=*/nullptr, /*resizable=*/false);
+  storage_.set_data_ptr_noswap(at::DataPtr(nullptr, device_));
+  storage_.set_nbytes(0);
+  bytes_ = 0;
 }
 
 const at::Tensor& ArenaPlan::add(std::string name, at::ScalarType dtype, ShapeOf shape, int first,
                                  int last) {
   TRAIN_SFT_CHECK(first <= last, "buffer {} ends before it begins", name);
   TRAIN_SFT_CHECK(capacity_ == 0, "buffer {} declared after the plan was made", name);
-  buffers_.push_back(
-      {std::move(name), at::empty({0}, dtype), dtype, std::move(shape), first, last});
+  buffers_.push_back({std::move(name),
+                      at::empty({0}, at::TensorOptions().dtype(dtype).device(device_)), dtype,
+                      std::move(shape), first, last});
   return buffers_.back().tensor;
 }
 

@@ -18,15 +18,20 @@ namespace train_sft {
 // The bytes themselves, shared by several plans (training, inference) of which one is in use.
 class ArenaStorage {
  public:
-  explicit ArenaStorage(uint64_t limit_bytes) : limit_(limit_bytes) {}
+  explicit ArenaStorage(uint64_t limit_bytes, c10::Device device = c10::kCPU)
+      : limit_(limit_bytes), device_(device) {}
   // Grows to at least `bytes`; contents are lost. Throws ResourceError over the limit (nothing is
   // changed) or when the machine has no more memory.
   void reserve(uint64_t bytes);
+  void release();  // the memory, for a smaller plan
   uint64_t bytes() const { return bytes_; }
+  c10::Device device() const { return device_; }
+  const void* storage_base() const { return storage_ ? storage_.data() : nullptr; }
   const at::Storage& storage() const { return storage_; }
 
  private:
   uint64_t limit_;
+  c10::Device device_;
   uint64_t bytes_ = 0;
   at::Storage storage_;
 };
@@ -42,7 +47,8 @@ using ShapeOf = std::function<BufferShape(int64_t tokens, int64_t learned)>;
 
 class ArenaPlan {
  public:
-  explicit ArenaPlan(std::shared_ptr<ArenaStorage> storage) : storage_(std::move(storage)) {}
+  explicit ArenaPlan(std::shared_ptr<ArenaStorage> storage)
+      : storage_(std::move(storage)), device_(storage_ ? storage_->device() : c10::kCPU) {}
   ArenaPlan(const ArenaPlan&) = delete;
   ArenaPlan& operator=(const ArenaPlan&) = delete;
 
@@ -53,6 +59,14 @@ class ArenaPlan {
   // Points every tensor at the block, for a micro-batch of `tokens` of which `learned` have a
   // learned target. Plans anew only for more tokens than ever before.
   void bind(int64_t tokens, int64_t learned);
+
+  // As if nothing had been bound yet: after the storage was released.
+  void forget() {
+    capacity_ = 0;
+    planned_bytes_ = 0;
+    tokens_ = learned_ = -1;
+    bound_to_ = nullptr;
+  }
 
   // Places the buffers for so many tokens without allocating: the block's size.
   uint64_t plan(int64_t tokens) {
@@ -85,6 +99,7 @@ class ArenaPlan {
   void grow(int64_t tokens);
 
   std::shared_ptr<ArenaStorage> storage_;
+  c10::Device device_;
   std::deque<Buffer> buffers_;  // a deque: references to the tensors stay valid
   int64_t capacity_ = 0, tokens_ = -1, learned_ = -1;
   uint64_t planned_bytes_ = 0;

@@ -28,7 +28,7 @@ struct Decoder::State {
   explicit State(const Parameters& parameters)
       : config(parameters.config()),
         weights(model_weights(parameters)),
-        family(config, parameters.compute().scalar_type()),
+        family(config, parameters.compute().scalar_type(), parameters.device()),
         activations(config, parameters.training(), parameters.compute().scalar_type(),
                     Activations::Purpose::inference, false, Recompute::none,
                     std::make_shared<ArenaStorage>(0)) {

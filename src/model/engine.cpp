@@ -1,19 +1,23 @@
 #include "train_sft/model/engine.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "model/activations.h"
+#include "model/batch_view.h"
 #include "model/dropout_sites.h"
 #include "model/family_ops.h"
+#include "model/graph_cache.h"
 #include "model/rows.h"
 #include "model/weights.h"
 #include "train_sft/base/error.h"
 #include "train_sft/ops/attention.h"
 #include "train_sft/ops/cross_entropy.h"
+#include "train_sft/ops/device_table.h"
 #include "train_sft/ops/dropout.h"
 #include "train_sft/ops/embedding.h"
 #include "train_sft/ops/linear.h"
@@ -34,12 +38,26 @@ void check(const Batch& batch, const ModelConfig& config) {
                   "one weight a learned target");
 }
 
+// Places of sums on a device, and modes of its graphs.
+constexpr uint32_t kTraining = 0, kEvaluation = 1;
+constexpr int64_t kSums = sizeof(ops::DeviceSums) / sizeof(double);
+
 bool learns(const NormWeights& w) {
   return w.grad_weight.defined() || w.grad_bias.defined();
 }
 
 bool learns(const LinearWeights& w) {
   return w.grad_weight.defined() || w.grad_bias.defined() || w.lora.defined();
+}
+
+template <typename F>
+void or_out_of_memory(const F& work) {
+  try {
+    work();
+  } catch (const c10::OutOfMemoryError& error) {
+    throw ResourceError("the device's memory does not hold this micro-batch: {}",
+                        error.what_without_backtrace());
+  }
 }
 
 // The lowest layer that a gradient must reach; 0 when the embedding learns.
@@ -69,15 +87,6 @@ std::vector<uint64_t> gradient_bytes(const ParameterLayout& layout, int64_t n_la
 
 }  // namespace
 
-// The rows that the loss needs. After the last layer's attention rows do not meet again: from there
-// on only these are computed.
-struct TopRows {
-  bool all = true;                 // every token's target is learned: nothing to gather
-  std::vector<int32_t> learned;    // 0…L-1
-  std::vector<int32_t> targets;    // of the learned rows
-  std::vector<uint64_t> row_keys;  // of dropout
-};
-
 struct Engine::State {
   State(Parameters& p, const EngineOptions& o)
       : parameters(p),
@@ -86,8 +95,9 @@ struct Engine::State {
         weights(model_weights(p)),
         first_trained(first_trained_layer(weights)),
         layer_gradients(gradient_bytes(p.layout(), config.n_layer)),
-        family(config, p.compute().scalar_type()),
-        storage(std::make_shared<ArenaStorage>(o.max_arena_bytes)),
+        family(config, p.compute().scalar_type(), p.compute().device()),
+        inputs(p.compute().device(), config.block_size, o.max_tokens),
+        storage(std::make_shared<ArenaStorage>(o.max_arena_bytes, p.compute().device())),
         inference(config, p.training(), p.compute().scalar_type(), Activations::Purpose::inference,
                   false, Recompute::none, storage) {
     TRAIN_SFT_CHECK(o.dropout >= 0 && o.dropout < 1, "dropout {}", o.dropout);
@@ -96,33 +106,53 @@ struct Engine::State {
       training =
           std::make_unique<Activations>(config, p.training(), dtype, Activations::Purpose::training,
                                         o.dropout > 0, o.recompute, storage);
-    if (o.max_tokens > 0) (training ? *training : inference).bind(o.max_tokens, o.max_tokens);
+    if (!p.device().is_cpu()) {
+      TRAIN_SFT_CHECK(!o.gives_way, "memory of a device is not given back in a step");
+      device = ops::device_table(p.compute());
+      sums = at::zeros({2, kSums}, at::TensorOptions().dtype(at::kDouble).device(p.device()));
+      if (o.graphs) graphs = std::make_unique<GraphCache>(device);
+    }
+    const int64_t most = device == nullptr ? o.max_tokens : (o.max_tokens + 15) / 16 * 16;
+    if (most > 0) (training ? *training : inference).bind(most, most);
   }
 
-  // Points the activations at this micro-batch, and works out which rows are needed on top.
-  void prepare(Activations& a, const Batch& batch, bool every_row);
-  void make_row_keys(const Batch& batch, uint64_t step);
+  // Points the activations and `view` at this micro-batch.
+  void prepare(Activations& a, const Batch& batch, const ViewOptions& wanted) {
+    const void *arena = storage->storage_base(), *block = inputs.block();
+    or_out_of_memory([&] { view = inputs.view(batch, wanted); });
+    a.bind(view.size(), view.top_rows());
+    if (graphs && (arena != storage->storage_base() || block != inputs.block())) graphs->clear();
+  }
+  // On a device: the work of a micro-batch, captured when it has been seen before. What is called
+  // back between layers cannot be in a graph.
+  void run(uint32_t mode, bool eager, const std::function<void()>& work);
+  ops::DeviceSums* sums_of(uint32_t mode) const {
+    if (device == nullptr) return nullptr;
+    return static_cast<ops::DeviceSums*>(sums.data_ptr()) + mode;
+  }
+  LossSums wait_for_sums(uint32_t mode) const;
 
   // Whether layer l goes on with the learned rows alone after its attention.
-  bool gathers(size_t l) const { return !top.all && l + 1 == weights.layers.size(); }
-  const std::vector<uint64_t>& keys(size_t l) const { return gathers(l) ? top.row_keys : row_keys; }
+  bool gathers(size_t l) const { return !view.all && l + 1 == weights.layers.size(); }
+  std::span<const uint64_t> keys(size_t l) const {
+    return gathers(l) ? view.top_keys : view.row_keys;
+  }
   // grad through a dropout, into `dropped`; the gradient itself when nothing drops out.
   const at::Tensor& dropout_backward(const at::Tensor& dropped, const at::Tensor& grad, size_t l,
                                      uint32_t site) const;
 
-  void forward(Activations& a, const Batch& batch, bool dropout) const;
+  void forward(Activations& a, bool dropout) const;
   // below: the layer whose output this one receives; none: it stands in residual1 already.
-  void attention_forward(const LayerActivations& x, const LayerActivations* below, size_t l,
-                         const Batch& batch) const;
+  void attention_forward(const LayerActivations& x, const LayerActivations* below, size_t l) const;
   // Up to `up`: what stands before the activation.
   void ffn_hidden_forward(const Activations& a, const LayerActivations& x, size_t l,
                           bool dropout) const;
   void ffn_forward(const Activations& a, size_t l, bool dropout) const;
-  void forward_again(const Activations& a, size_t l, const Batch& batch) const;
-  LossSums loss(Activations& a, const Batch& batch, bool gradients) const;
-  void backward(Activations& a, const Batch& batch, const LayerDone& layer_done) const;
+  void forward_again(const Activations& a, size_t l) const;
+  LossSums loss(Activations& a, bool gradients, uint32_t mode) const;
+  void backward(Activations& a, const LayerDone& layer_done) const;
   void ffn_backward(Activations& a, size_t l) const;
-  void attention_backward(Activations& a, size_t l, const Batch& batch) const;
+  void attention_backward(Activations& a, size_t l) const;
 
   Parameters& parameters;
   EngineOptions options;
@@ -131,34 +161,17 @@ struct Engine::State {
   size_t first_trained;  // layers below it have nothing to learn: no gradient goes there
   std::vector<uint64_t> layer_gradients;  // bytes
   FamilyOps family;
+  BatchInputs inputs;
+  BatchView view;
   std::shared_ptr<ArenaStorage> storage;
   Activations inference;
   std::unique_ptr<Activations> training;
-  std::vector<uint64_t> row_keys;  // of dropout
-  TopRows top;
+
+  // Of a device.
+  const ops::DeviceTable* device = nullptr;
+  at::Tensor sums;  // [2, DeviceSums]: of training, of evaluation
+  std::unique_ptr<GraphCache> graphs;
 };
-
-void Engine::State::prepare(Activations& a, const Batch& batch, bool every_row) {
-  const auto count = static_cast<int64_t>(batch.learned.size());
-  top.all = every_row || count == batch.size();
-  a.bind(batch.size(), top.all ? batch.size() : count);
-  if (top.all) return;
-  top.learned.resize(batch.learned.size());
-  std::iota(top.learned.begin(), top.learned.end(), 0);
-  top.targets.resize(batch.learned.size());
-  for (size_t i = 0; i < batch.learned.size(); ++i)
-    top.targets[i] = batch.targets[static_cast<size_t>(batch.learned[i])];
-}
-
-void Engine::State::make_row_keys(const Batch& batch, uint64_t step) {
-  row_keys.resize(batch.tokens.size());
-  ops::dropout_row_keys(row_keys, options.seed, step, batch.cu_seqlens, batch.example_ids,
-                        batch.positions);
-  if (top.all) return;
-  top.row_keys.resize(batch.learned.size());
-  for (size_t i = 0; i < batch.learned.size(); ++i)
-    top.row_keys[i] = row_keys[static_cast<size_t>(batch.learned[i])];
-}
 
 const at::Tensor& Engine::State::dropout_backward(const at::Tensor& dropped, const at::Tensor& grad,
                                                   size_t l, uint32_t site) const {
@@ -167,16 +180,16 @@ const at::Tensor& Engine::State::dropout_backward(const at::Tensor& dropped, con
   return dropped;
 }
 
-void Engine::State::forward(Activations& a, const Batch& batch, bool dropout) const {
+void Engine::State::forward(Activations& a, bool dropout) const {
   const at::Tensor& x = a.layers.front().residual1;
-  ops::embedding_forward(x, weights.embedding, weights.position, batch.tokens, batch.positions);
-  if (dropout) ops::dropout(x, x, row_keys, kEmbeddingSite, options.dropout);
+  ops::embedding_forward(x, weights.embedding, weights.position, view.tokens, view.positions);
+  if (dropout) ops::dropout(x, x, view.row_keys, kEmbeddingSite, options.dropout);
   for (size_t l = 0; l < a.layers.size(); ++l) {
     const LayerActivations& layer = a.layers[l];
-    attention_forward(layer, l > 0 ? &a.layers[l - 1] : nullptr, l, batch);
+    attention_forward(layer, l > 0 ? &a.layers[l - 1] : nullptr, l);
     if (gathers(l)) {
-      gather_rows(a.top_mixed, layer.mixed, batch.learned);
-      gather_rows(a.top_residual, layer.residual1, batch.learned);
+      gather_rows(a.top_mixed, layer.mixed, view.learned);
+      gather_rows(a.top_residual, layer.residual1, view.learned);
     }
     ffn_forward(a, l, dropout);
   }
@@ -186,7 +199,7 @@ void Engine::State::forward(Activations& a, const Batch& batch, bool dropout) co
 }
 
 void Engine::State::attention_forward(const LayerActivations& x, const LayerActivations* below,
-                                      size_t l, const Batch& batch) const {
+                                      size_t l) const {
   const LayerWeights& w = weights.layers[l];
   if (below == nullptr) {
     family.norm_forward(x.normed1, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
@@ -196,8 +209,9 @@ void Engine::State::attention_forward(const LayerActivations& x, const LayerActi
   }
   family.linear_forward(x.qkv, x.normed1, w.qkv, x.low_qkv);
   family.qk_norm_forward(x.qkv, x.qk_input, x.qk_rstd, w);
-  family.rope_forward(x.qkv, batch.positions);
-  ops::attention_forward(x.mixed, x.lse, x.qkv, batch.cu_seqlens, family.attention());
+  family.rope_forward(x.qkv, view.positions);
+  ops::attention_forward(x.mixed, x.lse, x.qkv, view.cu_seqlens, family.attention(),
+                         view.max_seqlen);
 }
 
 void Engine::State::ffn_hidden_forward(const Activations& a, const LayerActivations& x, size_t l,
@@ -221,39 +235,38 @@ void Engine::State::ffn_forward(const Activations& a, size_t l, bool dropout) co
 }
 
 // Same inputs, same kernels, dropout keyed: the same bits as the first time.
-void Engine::State::forward_again(const Activations& a, size_t l, const Batch& batch) const {
+void Engine::State::forward_again(const Activations& a, size_t l) const {
   const LayerActivations& x = a.backward_layers[l];
-  attention_forward(x, nullptr, l, batch);
+  attention_forward(x, nullptr, l);
   if (options.recompute == Recompute::block) ffn_hidden_forward(a, x, l, options.dropout > 0);
 }
 
-LossSums Engine::State::loss(Activations& a, const Batch& batch, bool gradients) const {
+LossSums Engine::State::loss(Activations& a, bool gradients, uint32_t mode) const {
   const ops::CrossEntropySums sums = ops::linear_cross_entropy(
       gradients ? a.final_normed : at::Tensor(), gradients ? weights.grad_head : at::Tensor(),
-      a.final_normed, weights.head, top.all ? batch.targets : top.targets,
-      top.all ? batch.learned : top.learned, batch.weights, a.loss_scratch);
+      a.final_normed, weights.head, view.targets, view.loss_rows, view.weights, a.loss_scratch,
+      sums_of(mode));
   return {sums.loss, sums.weight, sums.tokens, sums.correct};
 }
 
-void Engine::State::backward(Activations& a, const Batch& batch,
-                             const LayerDone& layer_done) const {
-  family.norm_backward(top.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
+void Engine::State::backward(Activations& a, const LayerDone& layer_done) const {
+  family.norm_backward(view.all ? a.grad_residual : a.grad_top_residual, a.final_normed,
                        a.final_residual, a.final_mean, a.final_rstd, weights.final_norm, false);
   if (layer_done) layer_done(static_cast<int64_t>(a.layers.size()));
   uint64_t owed = 0;  // of the arena to gradients
   for (size_t l = a.layers.size(); l-- > first_trained;) {
     owed += layer_gradients[l];
     if (options.gives_way) owed -= std::min(owed, a.give_back(l, owed));
-    if (a.recomputes(l)) forward_again(a, l, batch);
+    if (a.recomputes(l)) forward_again(a, l);
     ffn_backward(a, l);
-    attention_backward(a, l, batch);
+    attention_backward(a, l);
     if (layer_done) layer_done(static_cast<int64_t>(l));
   }
   if (!weights.grad_embedding.defined() && !weights.grad_position.defined()) return;
   if (options.dropout > 0)
-    ops::dropout(a.grad_residual, a.grad_residual, row_keys, kEmbeddingSite, options.dropout);
+    ops::dropout(a.grad_residual, a.grad_residual, view.row_keys, kEmbeddingSite, options.dropout);
   ops::embedding_backward(weights.grad_embedding, weights.grad_position, a.grad_residual,
-                          batch.tokens, batch.positions);
+                          view.tokens, view.positions, view.token_order, view.position_order);
 }
 
 // From the gradient of the layer's output to those of the residual stream below its feed-forward
@@ -278,16 +291,16 @@ void Engine::State::ffn_backward(Activations& a, size_t l) const {
                          gathers(l) ? a.top_mixed : x.mixed, w.proj, x.low_proj);
 }
 
-void Engine::State::attention_backward(Activations& a, size_t l, const Batch& batch) const {
+void Engine::State::attention_backward(Activations& a, size_t l) const {
   const LayerWeights& w = weights.layers[l];
   const LayerActivations& x = a.backward_layers[l];
   if (gathers(l)) {
-    scatter_rows(x.grad_mixed, a.grad_top_mixed, batch.learned);
-    scatter_rows(a.grad_residual, a.grad_top_residual, batch.learned);
+    scatter_rows(x.grad_mixed, a.grad_top_mixed, view.learned);
+    scatter_rows(a.grad_residual, a.grad_top_residual, view.learned);
   }
-  ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, batch.cu_seqlens,
-                          family.attention());
-  family.rope_backward(x.grad_qkv, batch.positions);
+  ops::attention_backward(x.grad_qkv, x.grad_mixed, x.mixed, x.lse, x.qkv, view.cu_seqlens,
+                          family.attention(), view.max_seqlen);
+  family.rope_backward(x.grad_qkv, view.positions);
   family.qk_norm_backward(x.grad_qkv, x.qk_input, x.qk_rstd, w);
   if (learns(w.qkv))
     family.norm_forward(x.normed1_again, {}, x.mean1, x.rstd1, x.residual1, {}, w.norm1);
@@ -300,18 +313,41 @@ Engine::Engine(Parameters& parameters, const EngineOptions& options)
     : state_(std::make_unique<State>(parameters, options)) {}
 Engine::~Engine() = default;
 
+void Engine::State::run(uint32_t mode, bool eager, const std::function<void()>& work) {
+  or_out_of_memory([&] {
+    if (graphs && !eager)
+      graphs->run({inputs.shape(), mode}, work);
+    else
+      work();
+  });
+}
+
+LossSums Engine::State::wait_for_sums(uint32_t mode) const {
+  ops::DeviceSums got;
+  device->download_end(device->download_begin(sums_of(mode), sizeof(got)), &got, sizeof(got));
+  return {got.loss, got.weight, static_cast<int64_t>(got.tokens),
+          static_cast<int64_t>(got.correct)};
+}
+
 LossSums Engine::forward_backward(const Batch& batch, uint64_t step, const LayerDone& layer_done) {
   State& s = *state_;
   TRAIN_SFT_CHECK(s.training != nullptr, "these parameters were made without gradients");
   if (batch.learned.empty()) return {};
   check(batch, s.config);
   Activations& a = *s.training;
-  s.prepare(a, batch, /*every_row=*/false);
   const bool dropout = s.options.dropout > 0;
-  if (dropout) s.make_row_keys(batch, step);
-  s.forward(a, batch, dropout);
-  const LossSums sums = s.loss(a, batch, true);
-  s.backward(a, batch, layer_done);
+  s.prepare(a, batch, {.backward = true, .dropout = dropout, .seed = s.options.seed, .step = step});
+  LossSums sums{.weight = batch.weight_sum(), .tokens = static_cast<int64_t>(batch.learned.size())};
+  const auto work = [&] {
+    s.forward(a, dropout);
+    const LossSums computed = s.loss(a, true, kTraining);
+    if (s.device == nullptr) sums = computed;
+    s.backward(a, layer_done);
+  };
+  if (s.device == nullptr)
+    work();
+  else
+    s.run(kTraining, layer_done != nullptr, work);
   return sums;
 }
 
@@ -319,20 +355,29 @@ LossSums Engine::evaluate(const Batch& batch) {
   State& s = *state_;
   if (batch.learned.empty()) return {};
   check(batch, s.config);
-  s.prepare(s.inference, batch, /*every_row=*/false);
-  s.forward(s.inference, batch, false);
-  return s.loss(s.inference, batch, false);
+  s.prepare(s.inference, batch, {});
+  if (s.device == nullptr) {
+    s.forward(s.inference, false);
+    return s.loss(s.inference, false, kEvaluation);
+  }
+  s.device->zero(s.sums[kEvaluation]);
+  s.run(kEvaluation, false, [&] {
+    s.forward(s.inference, false);
+    s.loss(s.inference, false, kEvaluation);
+  });
+  return s.wait_for_sums(kEvaluation);
 }
 
 at::Tensor Engine::logits(const Batch& batch) {
   State& s = *state_;
   TRAIN_SFT_CHECK(batch.size() > 0, "no tokens");
   check(batch, s.config);
-  s.prepare(s.inference, batch, /*every_row=*/true);
-  s.forward(s.inference, batch, false);
-  at::Tensor out = at::empty({batch.size(), s.config.vocab_size}, s.parameters.compute().options());
+  s.prepare(s.inference, batch, {.every_row = true});
+  s.forward(s.inference, false);
+  at::Tensor out =
+      at::empty({s.view.size(), s.config.vocab_size}, s.parameters.compute().options());
   ops::linear_forward(out, s.inference.final_normed, s.weights.head, {}, ops::WeightLayout::out_in);
-  return out;
+  return out.narrow(0, 0, batch.size());  // without padding
 }
 
 uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
@@ -360,6 +405,18 @@ uint64_t Engine::planned_gradient_bytes(const ModelConfig& config, at::ScalarTyp
     more = std::max(more, come - gone);
   }
   return of_layer.back() + more;
+}
+
+const at::Tensor& Engine::device_sums() const {
+  return state_->sums;
+}
+
+void Engine::release_memory() {
+  State& s = *state_;
+  if (s.graphs) s.graphs->clear();
+  s.storage->release();
+  s.inference.forget();
+  if (s.training) s.training->forget();
 }
 
 bool Engine::gives_way() const {

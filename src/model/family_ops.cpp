@@ -1,6 +1,7 @@
 #include "model/family_ops.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
@@ -12,7 +13,7 @@
 
 namespace train_sft {
 
-FamilyOps::FamilyOps(const ModelConfig& config, at::ScalarType compute)
+FamilyOps::FamilyOps(const ModelConfig& config, at::ScalarType compute, c10::Device device)
     : llama_(config.family == Family::llama),
       qk_norm_(config.qk_norm),
       norm_eps_(config.norm_eps),
@@ -23,6 +24,9 @@ FamilyOps::FamilyOps(const ModelConfig& config, at::ScalarType compute)
   cosines_ = at::empty({config.block_size, config.head_dim() / 2}, dtype);
   sines_ = at::empty({config.block_size, config.head_dim() / 2}, dtype);
   ops::rope_table(cosines_, sines_, config.rope_theta);
+  if (device.is_cpu()) return;
+  cosines_ = at::empty_like(cosines_, device).copy_(cosines_);
+  sines_ = at::empty_like(sines_, device).copy_(sines_);
 }
 
 void FamilyOps::norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,

@@ -17,7 +17,7 @@ namespace train_sft {
 // undefined.
 class FamilyOps {
  public:
-  FamilyOps(const ModelConfig& config, at::ScalarType compute);
+  FamilyOps(const ModelConfig& config, at::ScalarType compute, c10::Device device);
 
   void norm_forward(const at::Tensor& normed, const at::Tensor& residual_out,
                     const at::Tensor& mean, const at::Tensor& rstd, const at::Tensor& residual,

@@ -1,5 +1,7 @@
 #include "train_sft/model/parameters.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 
 #include "train_sft/base/error.h"
@@ -51,14 +53,18 @@ at::Tensor span(const ParameterLayout& layout, const at::Tensor& flat, int64_t o
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
-                       bool with_gradients, const Training& training)
+                       bool with_gradients, const Training& training, c10::Device device)
     : config_(config), training_(training), layout_(parameter_layout(config, training)) {
   TRAIN_SFT_CHECK(dtype == at::kFloat || dtype == at::kDouble, "masters are float or double");
   TRAIN_SFT_CHECK(compute == dtype || (dtype == at::kFloat && compute == at::kBFloat16),
                   "compute in the masters' dtype, or in bfloat16 with float masters");
-  compute_ = ops::zeros(layout_.total, compute);
-  master_ = compute == dtype ? compute_ : ops::zeros(layout_.trained_total, dtype);
-  if (with_gradients) gradients_ = ops::zeros(layout_.trained_total, dtype);
+  const auto zeros = [&](int64_t count, at::ScalarType type) {
+    if (device.is_cpu()) return ops::zeros(count, type);
+    return at::zeros({count}, at::TensorOptions().dtype(type).device(device));
+  };
+  compute_ = zeros(layout_.total, compute);
+  master_ = compute == dtype ? compute_ : zeros(layout_.trained_total, dtype);
+  if (with_gradients) gradients_ = zeros(layout_.trained_total, dtype);
 }
 
 at::Tensor Parameters::master(const std::string& name) const {
@@ -99,6 +105,7 @@ void Parameters::zero_gradients() {
 
 void Parameters::drop_gradients() {
   TRAIN_SFT_CHECK(gradients_.defined(), "these parameters were made without gradients");
+  if (!gradients_.is_cpu()) return zero_gradients();
   const profile::Scope scope("zero gradients");
   auto* begin = static_cast<char*>(gradients_.data_ptr());
   const MemoryBlock pages = whole_pages(begin, gradients_.nbytes());
@@ -106,6 +113,11 @@ void Parameters::drop_gradients() {
   char* const end = pages.begin + pages.bytes;
   std::fill(begin, pages.begin, char{0});
   std::fill(end, begin + gradients_.nbytes(), char{0});
+}
+
+void Parameters::copy_from(const Parameters& other) {
+  compute_.copy_(other.compute_);
+  if (masters_apart()) master_.copy_(other.master_);
 }
 
 void Parameters::refresh_compute() {

@@ -47,9 +47,9 @@ int32_t sample(std::span<const float> logits, const SamplingOptions& options, ui
 
 // Feeds `prompt` (at least one token) after what the decoder holds (clear() or truncate() it first
 // as needed), then generates until a stop id, max_new_tokens, a full context or a stop signal;
-// on_token (may be empty) sees each id as it comes. Returns the new ids without the stop id. The last
-// of them may not have been fed: tokens() says what was. Throws UsageError when the prompt does not
-// fit.
+// on_token (may be empty) sees each id as it comes. Returns the new ids without the stop id. The
+// last of them may not have been fed: tokens() says what was. Throws UsageError when the prompt
+// does not fit.
 std::vector<int32_t> generate(Decoder& decoder, const std::vector<int32_t>& prompt,
                               const std::vector<int32_t>& stop_ids, const SamplingOptions& options,
                               const std::function<void(int32_t)>& on_token = {});

@@ -25,6 +25,7 @@ struct EngineOptions {
   // The arena's memory goes back to the system as the backward goes, as much of it as gradients
   // take in turn: for steps of one micro-batch after Parameters::drop_gradients().
   bool gives_way = false;
+  bool graphs = true;            // on a device: micro-batches of a shape seen before are replayed
   uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
 };
 
@@ -47,12 +48,23 @@ class Engine {
   // were cut into micro-batches. layer_done(l) is called when the gradients of layer l and of all
   // above it are complete (with n_layer: those of what stands on top of the layers): not for every
   // batch (one that learns nothing), nor for every layer.
+  //
+  // Computes where the parameters are. On a device nothing is waited for: weight and tokens are
+  // returned, loss and the rest are added to device_sums() there. ResourceError when memory runs
+  // out, there also after gradients were added to.
   using LayerDone = std::function<void(int64_t layer)>;
   LossSums forward_backward(const Batch& batch, uint64_t step, const LayerDone& layer_done = {});
-  // No dropout, no gradient.
+  // No dropout, no gradient. Waits for a device.
   LossSums evaluate(const Batch& batch);
   // [N, vocab] in the compute dtype, for tests and scoring; the one place where logits exist whole.
   at::Tensor logits(const Batch& batch);
+
+  // [2, ops::DeviceSums] in double on a device, of which the first are of training: they begin with
+  // 0, and whoever reads them zeroes them. Undefined on the CPU.
+  const at::Tensor& device_sums() const;
+  // Gives activations back and forgets how large micro-batches were: for smaller ones, when memory
+  // ran out.
+  void release_memory();
 
   uint64_t arena_bytes() const;
   bool gives_way() const;

@@ -18,7 +18,8 @@ class Parameters {
   // when it equals dtype the compute buffer is the master buffer. What is frozen has neither
   // gradient nor, in bfloat16, a master.
   Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
-             bool with_gradients = true, const Training& training = {});
+             bool with_gradients = true, const Training& training = {},
+             c10::Device device = c10::kCPU);
 
   const ModelConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
@@ -51,6 +52,9 @@ class Parameters {
   void zero_gradients();
   // The same by giving their memory back to the system, until something is added to them.
   void drop_gradients();
+  // The values of a model of the same layout and dtypes, on any device.
+  void copy_from(const Parameters& other);
+  c10::Device device() const { return compute_.device(); }
   void refresh_compute();  // compute = master, rounded; nothing to do when they alias
 
  private:

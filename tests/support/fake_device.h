@@ -1,0 +1,50 @@
+// A device made of host memory, behind the seam that the GPU stands behind (ops/device_table.h), so
+// that what runs on a device is tested without one:
+// - its memory can be touched by its queued work alone: the host faults on it;
+// - work is queued and runs when somebody waits, so that what reads too early, or leaves something
+// of
+//   the host's to be read later, goes wrong;
+// - a graph is the recorded calls with the numbers they were given, so that a number that varies
+// from
+//   replay to replay and is not in device memory goes wrong;
+// - the n-th allocation or capture fails when asked.
+// Tensors are of torch's PrivateUse1 device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace train_sft::fake_device {
+
+inline constexpr c10::DeviceType kType = c10::DeviceType::PrivateUse1;
+inline const c10::Device kDevice{kType, 0};
+
+struct Counts {
+  int64_t allocations = 0, bytes = 0, peak_bytes = 0;  // bytes: held now
+  int64_t waits = 0;                                   // of the host for the device
+  int64_t uploads = 0, calls = 0;                      // calls: of ops, eager or recorded
+  int64_t captures = 0, replays = 0, graphs = 0;       // graphs: that exist now
+};
+
+// Registers the device with torch and the ops' table while it lives; one at a time.
+class Device {
+ public:
+  Device();
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const Counts& counts() const;
+  // Fails that allocation from now on (1: the next) and `times` − 1 after it.
+  void fail_allocation(int64_t number, int64_t times = 1);
+  void fail_capture(int64_t number, int64_t times = 1);
+  void fail_replay(int64_t number, int64_t times = 1);
+  void limit_bytes(int64_t bytes);  // an allocation beyond fails; 0: no limit
+  void wait();
+};
+
+// A copy in host memory.
+at::Tensor on_host(const at::Tensor& tensor);
+
+}  // namespace train_sft::fake_device
