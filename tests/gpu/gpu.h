@@ -49,16 +49,27 @@ inline const DeviceTable& table() {
   return *plugin().table;
 }
 
+// Where the kernels run: on the CPU, one thread after another, in emulated_gpu_tests.
+#if defined(TRAIN_SFT_EMULATED)
+inline const at::Device kGpu{at::kCPU};
+constexpr bool kEmulated = true;
+#else
+inline const at::Device kGpu{at::kCUDA, 0};
+constexpr bool kEmulated = false;
+#endif
+
+// Always a copy.
 inline at::Tensor on_gpu(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.to(at::Device(at::kCUDA, 0)) : tensor;
+  if (!tensor.defined()) return tensor;
+  return kEmulated ? tensor.clone() : tensor.to(kGpu);
 }
 inline at::Tensor on_cpu(const at::Tensor& tensor) {
-  return tensor.to(at::kCPU);  // waits
+  return kEmulated ? tensor.clone() : tensor.to(at::kCPU);  // waits
 }
 
 // A result to be written: NaN (or 0xFF) where a kernel forgets.
 inline at::Tensor unwritten(at::IntArrayRef shape, at::ScalarType type) {
-  at::Tensor tensor = at::empty(shape, at::TensorOptions(type).device(at::kCUDA, 0));
+  at::Tensor tensor = at::empty(shape, at::TensorOptions(type).device(kGpu));
   return type == at::kByte ? tensor.fill_(255) : tensor.fill_(std::nan(""));
 }
 inline at::Tensor like(const at::Tensor& cpu) {
@@ -75,7 +86,7 @@ class Uploaded {
  public:
   explicit Uploaded(const std::vector<T>& host)
       : tensor_(at::empty({static_cast<int64_t>(host.size() * sizeof(T)) + 16},
-                          at::TensorOptions(at::kByte).device(at::kCUDA, 0))) {
+                          at::TensorOptions(at::kByte).device(kGpu))) {
     table().upload(tensor_.data_ptr(), host.data(), host.size() * sizeof(T));
   }
   T* data() const { return static_cast<T*>(tensor_.data_ptr()); }

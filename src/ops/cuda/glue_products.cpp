@@ -18,7 +18,7 @@ cudaDataType_t cuda_type(at::ScalarType type) {
 
 // Rows may be strided. A single row, or column, has any stride.
 int64_t stride_of(const at::Tensor& matrix) {
-  TORCH_CHECK(matrix.is_cuda() && matrix.dim() == 2, "a matrix on CUDA is expected");
+  TORCH_CHECK(is_here(matrix) && matrix.dim() == 2, "a matrix on CUDA is expected");
   TORCH_CHECK(matrix.size(1) <= 1 || matrix.stride(1) == 1, "columns of a matrix are strided");
   return matrix.size(0) <= 1 ? matrix.size(1) : matrix.stride(0);
 }

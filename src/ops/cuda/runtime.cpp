@@ -271,11 +271,15 @@ Type type_of(const at::Tensor& tensor) {
 
 void* data(const at::Tensor& tensor, at::ScalarType type, int64_t numel) {
   TORCH_CHECK(tensor.defined(), "undefined tensor");
-  TORCH_CHECK(tensor.is_cuda(), "a tensor on ", tensor.device(), " among those on CUDA");
+  TORCH_CHECK(is_here(tensor), "a tensor on ", tensor.device(), " among those on CUDA");
   TORCH_CHECK(tensor.scalar_type() == type, tensor.scalar_type(), " where ", type, " is expected");
   TORCH_CHECK(tensor.numel() == numel, tensor.numel(), " elements where ", numel, " are expected");
   TORCH_CHECK(tensor.is_contiguous(), "tensor is not contiguous");
   return tensor.data_ptr();
+}
+
+bool is_here(const at::Tensor& tensor) {
+  return tensor.is_cuda();
 }
 
 void check_launch() {

@@ -48,6 +48,7 @@ inline float* floats(const at::Tensor& tensor, int64_t numel) {
 inline float* floats_or_null(const at::Tensor& tensor, int64_t numel) {
   return tensor.defined() ? floats(tensor, numel) : nullptr;
 }
+bool is_here(const at::Tensor& tensor);
 // Throws what the last launch reported.
 void check_launch();
 
