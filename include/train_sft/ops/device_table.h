@@ -21,6 +21,7 @@
 
 #include "train_sft/ops/attention.h"
 #include "train_sft/ops/device_state.h"
+#include "train_sft/ops/fp8.h"
 #include "train_sft/ops/linear.h"
 
 namespace train_sft::ops {
@@ -35,8 +36,6 @@ struct DeviceDocuments {
   int64_t count = 0;
   int64_t max_seqlen = 0;  // no document is longer; a bound, not the maximum itself
 };
-
-enum class Fp8Format : int32_t { e4m3 = 0, e5m2 = 1 };
 
 // An 8-bit operand: uint8 [rows, columns] of value × scale, rounded as ops/fp8.h has it.
 struct Fp8Operand {
