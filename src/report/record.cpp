@@ -1,12 +1,16 @@
 #include "train_sft/report/record.h"
 
 #include <limits>
+#include <span>
 
 #include "train_sft/base/file.h"
 #include "train_sft/base/json_text.h"
 
 namespace train_sft {
 namespace {
+
+constexpr size_t kPieceBytes = size_t{1} << 18;
+constexpr size_t kLongestLine = size_t{16} << 20;
 
 constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
 
@@ -51,11 +55,22 @@ Record record_from_json(const Json& line) {
 std::vector<Record> read_records(const std::string& path) {
   std::vector<Record> records;
   if (!path_exists(path)) return records;
-  read_json_lines(read_file(path), [&](Json&& line) {
-    if (!line.contains("step") || !line["step"].is_number()) return false;
-    records.push_back(record_from_json(line));
-    return true;
-  });
+  // Piece by piece: the file grows for as long as the run does, which reads it, too.
+  FileReader file(path);
+  std::string text;
+  for (bool more = true; more;) {
+    const size_t kept = text.size();
+    text.resize(kept + kPieceBytes);
+    const size_t read = file.read(std::as_writable_bytes(std::span(text).subspan(kept)));
+    text.resize(kept + read);
+    more = read == kPieceBytes && text.size() < kLongestLine;
+    text.erase(0, read_json_lines(text, [&](Json&& line) {
+                 if (!line.contains("step") || !line["step"].is_number()) return false;
+                 records.push_back(record_from_json(line));
+                 return true;
+               }));
+    more = more && text.find('\n') == text.npos;  // a line that is none of ours ends them
+  }
   return records;
 }
 
