@@ -28,12 +28,12 @@ def left():
     return TOTAL_S - (time.monotonic() - BEGIN)
 
 
-def run(command, limit, ours=True, cwd=None):
+def run(command, limit, ours=True, cwd=None, **variables):
     """The output of a command; Failed with its last lines otherwise."""
     limit = min(limit, left())
     if limit < 5:
         raise Failed("no time left")
-    environment = dict(os.environ, TRAIN_SFT_CUDA_PLUGIN=str(PLUGIN))
+    environment = dict(os.environ, TRAIN_SFT_CUDA_PLUGIN=str(PLUGIN), **variables)
     if ours:  # python finds its own libraries
         environment["LD_LIBRARY_PATH"] = os.environ["GPU_CHECK_LIBRARIES"]
     try:
@@ -77,7 +77,7 @@ def sanitizer(tool, filters, limit):
     def part(_):
         program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
         run([program, "--tool", tool, "--error-exitcode", "9", TESTS, "--gtest_brief=1", f"--gtest_filter={filters}"],
-            limit)
+            limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # each tensor an allocation, whose ends are watched
         return {"tool": tool}
     return part
 

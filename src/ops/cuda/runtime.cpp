@@ -18,8 +18,8 @@ namespace {
 constexpr int64_t kWorkspace = int64_t{32} << 20;
 
 Runtime& the_runtime() {
-  static Runtime runtime;
-  return runtime;
+  static auto* runtime = new Runtime;  // never destroyed: the driver may be gone by then
+  return *runtime;
 }
 
 void say(char* why, uint64_t size, const char* text) {
@@ -67,7 +67,7 @@ struct Transfers {
 };
 
 Transfers& transfers() {
-  static auto* transfers = new Transfers;  // never destroyed: the driver may be gone by then
+  static auto* transfers = new Transfers;  // as the runtime
   return *transfers;
 }
 
