@@ -1,3 +1,4 @@
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <dlfcn.h>
 
 #include <array>
@@ -46,6 +47,8 @@ TEST(CudaPlugin, LoadsAndSpeaks) {
   EXPECT_EQ(plugin().plugin->interface_version, kDeviceInterface);
   EXPECT_EQ(plugin().plugin->table_bytes, sizeof(DeviceTable));
   EXPECT_EQ(std::string(plugin().plugin->torch_version).substr(0, 5), "2.11.");
+  // torch looks for CUDA once, and for good: nothing may have asked before the plugin was loaded.
+  EXPECT_TRUE(at::detail::getCUDAHooks().compiledWithCuDNN());
   if (plugin().table == nullptr) {
     EXPECT_GT(plugin().why.size(), 5u);
   }

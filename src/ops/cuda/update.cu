@@ -106,13 +106,27 @@ void prepare_update(DeviceUpdate* update, DeviceSums* sums, const UpdateSettings
 }
 
 void adamw(Type type, const AdamW& step, cudaStream_t stream) {
-  if (step.count == 0) return;
-  const bool by_eight = step.count % 8 == 0 && aligned(step.master) && aligned(step.compute) &&
-                        aligned(step.grad) && aligned(step.exp_avg) && aligned(step.exp_avg_sq);
-  dispatch(type, by_eight, [&]<typename T, int W>() {
-    const auto blocks = static_cast<uint32_t>(divide_up(step.count / W, kThreads));
-    adamw_kernel<T, W><<<blocks, kThreads, 0, stream>>>(step);
-  });
+  const bool whole = aligned(step.master) && aligned(step.compute) && aligned(step.grad) &&
+                     aligned(step.exp_avg) && aligned(step.exp_avg_sq);
+  const int64_t by_eight = whole ? step.count / 8 * 8 : 0;  // the rest one by one
+  AdamW first = step, rest = step;
+  first.count = by_eight;
+  rest.master += by_eight;
+  rest.grad += by_eight;
+  rest.exp_avg += by_eight;
+  rest.exp_avg_sq += by_eight;
+  rest.count -= by_eight;
+  if (step.compute != nullptr)
+    rest.compute = static_cast<char*>(step.compute) + by_eight * (type == Type::bf16 ? 2 : 4);
+  const auto queue = [&](const AdamW& part, bool vectors) {
+    if (part.count == 0) return;
+    dispatch(type, vectors, [&]<typename T, int W>() {
+      const auto blocks = static_cast<uint32_t>(divide_up(part.count / W, kThreads));
+      adamw_kernel<T, W><<<blocks, kThreads, 0, stream>>>(part);
+    });
+  };
+  queue(first, true);
+  queue(rest, false);
 }
 
 }  // namespace train_sft::ops::cuda
