@@ -43,7 +43,7 @@ TrainingResult train_at(const ProcessPlace& place, const Invocation& invocation)
 Outcome run_train(const Invocation& invocation) {
   validate(invocation.settings);
   if (std::optional<Outcome> outcome = run_processes(invocation)) return *std::move(outcome);
-  const auto place = place_from_environment();
+  const auto& place = invocation.surroundings.place();
   TrainingResult result = place ? train_at(*place, invocation) : train(invocation.settings);
   return {result.code, std::move(result.summary)};
 }

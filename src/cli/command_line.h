@@ -3,13 +3,27 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "train_sft/base/error.h"
 #include "train_sft/config/options.h"
+#include "train_sft/dist/environment.h"
 
 namespace train_sft::cli {
+
+// Where a launcher has put this process, by its variables. They may be wrong: only training asks.
+struct Surroundings {
+  std::optional<ProcessPlace> found;
+  std::string wrong;  // what is, and how to mend it; "": nothing
+
+  // Throws UsageError.
+  const std::optional<ProcessPlace>& place() const {
+    if (!wrong.empty()) throw UsageError("{}", wrong);
+    return found;
+  }
+};
 
 // What a command was called with.
 struct Invocation {
@@ -17,6 +31,7 @@ struct Invocation {
   std::map<std::string, Json> own;  // values of the command's own options, defaults filled in
   std::vector<std::string> positionals;
   std::vector<std::string> words;  // all of the command line, after the program's name
+  Surroundings surroundings;
   bool help = false;
 
   const Json& value(const std::string& name) const;

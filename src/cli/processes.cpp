@@ -22,7 +22,7 @@ void check_launcher(const Settings& settings, const ProcessPlace& place) {
 
 std::optional<Outcome> run_processes(const Invocation& invocation) {
   const TrainConfig& config = invocation.settings.config;
-  if (const std::optional<ProcessPlace> place = place_from_environment()) {
+  if (const auto& place = invocation.surroundings.place()) {
     check_launcher(invocation.settings, *place);
     return std::nullopt;
   }

@@ -25,14 +25,17 @@ bool wants_json(const std::vector<std::string>& words) {
   return false;
 }
 
-// Of many processes that train together the first prints the result.
-bool is_first_process() {
+Surroundings surroundings() {
   try {
-    const auto place = place_from_environment();
-    return !place || place->rank == 0;
-  } catch (const UsageError&) {  // training says what is wrong
-    return true;
+    return {place_from_environment(), ""};
+  } catch (const UsageError& error) {
+    return {std::nullopt, error.what()};
   }
+}
+
+// Of many processes that train together the first prints the result.
+bool is_first_process(const Surroundings& surroundings) {
+  return !surroundings.found || surroundings.found->rank == 0;
 }
 
 int report_failure(ExitCode code, const std::string& message, bool json) {
@@ -64,15 +67,16 @@ const Command& find_command(const std::string& name) {
       nearest.empty() ? "; see train_sft --help" : fmt::format("; did you mean '{}'?", nearest));
 }
 
-int run_command(const std::vector<std::string>& words, bool json) {
+int run_command(const std::vector<std::string>& words, const Surroundings& around, bool json) {
   const bool named = !words.empty() && !words[0].empty() && words[0][0] != '-';
   if (!named && std::find(words.begin(), words.end(), "--version") != words.end()) {
-    return run_command({"version"}, json);
+    return run_command({"version"}, around, json);
   }
   const Command& command = named ? find_command(words[0]) : commands().front();
   Invocation invocation =
       parse_command_line(command, {words.begin() + (named ? 1 : 0), words.end()});
   invocation.words = words;
+  invocation.surroundings = around;
   if (invocation.help) {
     print(named ? help_text(command) : program_help(commands()));
     return 0;
@@ -89,10 +93,11 @@ int run_command(const std::vector<std::string>& words, bool json) {
 }  // namespace
 
 int run_program(const std::vector<std::string>& words) {
-  const bool json = wants_json(words) && is_first_process();
+  const Surroundings around = surroundings();
+  const bool json = wants_json(words) && is_first_process(around);
   try {
     signals::install();
-    return run_command(words, json);
+    return run_command(words, around, json);
   } catch (const Error& error) {
     return report_failure(error.code(), error.what(), json);
   } catch (const std::bad_alloc&) {

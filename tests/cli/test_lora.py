@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import change_json, metrics, train_sft
+from conftest import as_json, change_json, metrics, train_sft
 from model_files import KINDS, save_huggingface, transformers_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,8 +56,8 @@ def test_an_adapter_trained_here_is_pefts(tmp_path, kind):
         merged = base_model(tmp_path / "merged")(tokens).logits
     assert (merged - theirs).abs().max() <= 1e-4
     # chat and eval take the adapter's checkpoint; its loss is that of the merged model.
-    loss = [json.loads(train_sft("eval", "--checkpoint", path, "--data", "data.txt", "--json", "--threads", 1,
-                                 cwd=tmp_path).split("\n}")[0] + "}") for path in ("lora/latest", "merged")]
+    loss = [as_json("eval", "--checkpoint", path, "--data", "data.txt", "--threads", 1, cwd=tmp_path)
+            for path in ("lora/latest", "merged")]
     assert abs(loss[0]["loss"] - loss[1]["loss"]) <= 1e-5
 
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import PROGRAM, environment, metrics, train_sft, write_jsonl
+from conftest import PROGRAM, as_json, environment, metrics, train_sft, write_jsonl
 
 # Activations outweigh everything else: 8 rows take some 400 MB.
 MODEL = ["--tokenizer_type", "char", "--family", "gpt2", "--n_layer", "4", "--n_head", "4", "--n_embd", "192",
@@ -145,8 +145,7 @@ def test_gradients_take_the_place_of_activations(tmp_path):
                "--save_in_background", "false"]
     peaks, planned = {}, {}
     for name, more in (("one", ["--batch_size", "4"]), ("two", ["--batch_size", "4", "--grad_accum", "2"])):
-        said = train_sft("plan", *options, *more, "--probe_steps", "0", "--json", cwd=tmp_path)
-        planned[name] = json.loads(said[said.index("{"):said.rindex("}") + 1])["memory_bytes"]["total"]
+        planned[name] = as_json("plan", *options, *more, "--probe_steps", "0", cwd=tmp_path)["memory_bytes"]["total"]
         _, peaks[name] = train_and_measure(*options, *more, "--out_dir", name, cwd=tmp_path)
         assert planned[name] == pytest.approx(peaks[name], rel=0.05)
     assert planned["two"] - planned["one"] == pytest.approx(2 * 28.3e6, rel=0.05)
@@ -172,9 +171,7 @@ def test_memory_is_flat_over_1000_steps(tmp_path):
 
 def test_plan_knows_the_limit(unlimited):
     def plan(*arguments):
-        said = train_sft("plan", *TEXT, "--probe_steps", "0", "--json", "--max_memory", "300MB",
-                         *arguments, cwd=unlimited)
-        return json.loads(said[said.index("{"):said.rindex("}") + 1])
+        return as_json("plan", *TEXT, "--probe_steps", "0", "--max_memory", "300MB", *arguments, cwd=unlimited)
 
     eight, auto = plan("--batch_size", "8"), plan("--batch_size", "auto")
     assert eight["max_memory_bytes"] == LIMIT < eight["memory_bytes"]["total"]

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import change_json, train_sft
+from conftest import as_json, change_json, train_sft
 from model_files import KINDS, gguf_tensors, save_huggingface, transformers_model, write_gguf
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -40,7 +40,7 @@ def assert_same_model(directory, reference):
 def test_hugging_face_directories(tmp_path, kind, dtype, stored):
     reference = transformers_model(kind)
     save_huggingface(reference, tmp_path / "hf", dtype)
-    said = json.loads(train_sft("import", "--from", "hf", "--out", "ours", "--json", cwd=tmp_path).split("\n}")[0] + "}")
+    said = as_json("import", "--from", "hf", "--out", "ours", cwd=tmp_path)
     assert said["dtype"] == stored and said["params"] == sum(p.numel() for p in reference.parameters())
     expected = transformers_model(kind)
     for parameter in expected.parameters():

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import metrics, train_sft, write_jsonl
+from conftest import as_json, metrics, train_sft, write_jsonl
 
 TINY = ["--n_layer", 1, "--n_head", 2, "--n_embd", 16, "--block_size", 64, "--batch_size", 4, "--threads", 1,
         "--tokenizer_type", "char", "--log_interval", 2, "--eval_interval", 10, "--sample_interval", 10]
@@ -50,7 +50,7 @@ def test_a_run_leaves_its_page_and_its_card(two_runs):
 def test_signs_recorded_by_the_trainer_are_those_report_finds(two_runs):
     for name in ["low", "high"]:
         recorded = [sign for line in metrics(two_runs / name).values() for sign in line.get("signs", [])]
-        said = json.loads(train_sft("report", name, "--out", "again.html", "--json", cwd=two_runs))
+        said = as_json("report", name, "--out", "again.html", cwd=two_runs)
         assert said["runs"][0]["signs"] == recorded
 
 
@@ -58,7 +58,7 @@ def test_watch_prints_one_view_when_piped_and_json_on_request(two_runs):
     said = train_sft("watch", "low", cwd=two_runs)
     assert "step 40/40" in said and "training loss" in said and "samples at step 40" in said
     assert "\x1b" not in said
-    state = json.loads(train_sft("watch", "low", "--json", cwd=two_runs))
+    state = as_json("watch", "low", cwd=two_runs)
     last = metrics(two_runs / "low")[40]
     assert state["step"] == 40 and state["state"] == "done" and not state["running"]
     assert state["loss"] == last["loss"] and state["val_loss"] == last["val_loss"]
