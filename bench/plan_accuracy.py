@@ -2,11 +2,15 @@
 """What `train_sft plan` predicts against what the run then does, on this machine.
 
     .venv/bin/python bench/plan_accuracy.py build/train_sft --text tinyshakespeare.txt [--model DIR --alpaca FILE]
-                                            [--rounds 5] [--threads 2]
+                                            [--rounds 5] [--threads 2] [--procs 2 [--reduce_dtype bf16] [--shard optimizer]]
 
 For each configuration, round after round: a plan, then the run itself, so that both see the same neighbours. A step's
 time is the median of the run's steps after the first, memory the process's largest resident set. Prints one JSON line a
 configuration: medians of predicted, measured and their ratio, with the least and the most.
+
+With --procs N the run's processes share the cores (--threads is then of each), and before each round Gloo's all-reduce of
+64 MB between N processes is timed, by PyTorch: `plan` takes its speed as --link_gbps. Beside step_ms stands the same with
+one process that does all the ranks' rows with all their threads: what the processes gain or cost.
 """
 
 import argparse
@@ -14,8 +18,14 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import statistics
 import tempfile
+import time
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
 
 from compare_cpu import run as measured, summary
 
@@ -27,8 +37,39 @@ def arguments():
     parser.add_argument("--model", help="a Hugging Face directory to fine-tune")
     parser.add_argument("--alpaca", help="instructions to fine-tune it on")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    return parser.parse_args()
+    parser.add_argument("--threads", type=int, help="of each process; default: an even share of the cores")
+    parser.add_argument("--procs", type=int, default=1)
+    parser.add_argument("--reduce_dtype", default="auto")
+    parser.add_argument("--shard", default="none")
+    args = parser.parse_args()
+    args.threads = args.threads or max(1, os.cpu_count() // args.procs)
+    return args
+
+
+def all_reduces(rank, procs, port, found):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=procs)
+    values = torch.zeros(1 << 24)
+    seconds = []
+    for _ in range(6):
+        dist.barrier()
+        begin = time.monotonic()
+        dist.all_reduce(values)
+        seconds.append(time.monotonic() - begin)
+    if rank == 0:
+        found.put(statistics.median(seconds[1:]))
+    dist.destroy_process_group()
+
+
+def link_gbps(procs):
+    """Gbit/s that each process sends in a ring, as an all-reduce between so many reaches it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    found = context.SimpleQueue()
+    torch.multiprocessing.spawn(all_reduces, (procs, port, found), nprocs=procs)
+    return 2 * (procs - 1) / procs * (4 << 24) * 8 / found.get() / 1e9
 
 
 def configurations(args):
@@ -52,18 +93,34 @@ class Run:
     def start(self, *command):
         return measured([self.program, *command], cwd=self.folder)
 
-    def pair(self, options):
-        common = [*options, "--threads", self.args.threads, "--eval_interval", -1]
-        common += ["--save_interval", options[options.index("--max_iters") + 1] // 2]
-        plan = json.loads(self.start("plan", *common, "--json")[0])
+    def train(self, *options):
+        """(median milliseconds of a step, peak memory, share of the time spent waiting for rows)"""
         shutil.rmtree(self.folder / "out", ignore_errors=True)
-        _, peak = self.start(*common, "--log_interval", 1, "--out_dir", "out")
-        steps = [json.loads(line) for line in (self.folder / "out" / "metrics.jsonl").read_text().splitlines()]
+        _, peak = self.start(*options, "--log_interval", 1, "--out_dir", "out")
+        lines = (self.folder / "out" / "metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(line) for line in lines][1:]
+        waited = sum(step["data_wait_ms"] for step in steps) / sum(step["step_ms"] for step in steps)
+        return statistics.median(step["step_ms"] for step in steps), peak, waited
+
+    def pair(self, options):
+        common = [*options, "--eval_interval", -1, "--save_interval", options[options.index("--max_iters") + 1] // 2]
+        own = ["--threads", self.args.threads]
+        found = {}
+        if self.args.procs > 1:
+            found["link_gbps"] = link_gbps(self.args.procs)
+            alone = self.train(*common, "--threads", self.args.threads * self.args.procs, "--gpus", self.args.procs)
+            found["alone_ms"] = alone[0]
+            own += ["--procs", self.args.procs, "--reduce_dtype", self.args.reduce_dtype, "--shard", self.args.shard]
+        link = ["--link_gbps", found["link_gbps"]] if found else []
+        plan = json.loads(self.start("plan", *common, *own, *link, "--json")[0])
+        step_ms, peak, waited = self.train(*common, *own)
         stored = sum(path.stat().st_size for path in (self.folder / "out" / "latest").glob("model*.safetensors"))
-        return {"step_ms": (plan["step_ms"], statistics.median(step["step_ms"] for step in steps[1:])),
-                "memory_bytes": (plan["memory_bytes"]["total"], peak),
-                "checkpoint_bytes": (plan["checkpoint_bytes"], stored),
-                "data_wait": (0, sum(step["data_wait_ms"] for step in steps[1:]) / sum(step["step_ms"] for step in steps[1:]))}
+        found |= {"step_ms": (plan["step_ms"], step_ms), "checkpoint_bytes": (plan["checkpoint_bytes"], stored), "data_wait": waited}
+        if self.args.procs == 1:  # else the peak is that of the process that starts the others
+            found["memory_bytes"] = (plan["memory_bytes"]["total"], peak)
+        else:
+            found["exposed_ms"] = plan["communication"]["exposed_ms"]
+        return found
 
 
 def main():
@@ -72,14 +129,21 @@ def main():
         run = Run(args, folder)
         for name, options in configurations(args):
             pairs = [run.pair(options) for _ in range(args.rounds)]
-            result = {"configuration": name, "rounds": args.rounds}
+            result = {"configuration": name, "rounds": args.rounds, "procs": args.procs, "threads": args.threads}
             for what in ("step_ms", "memory_bytes"):
-                planned, measured = zip(*(pair[what] for pair in pairs))
-                result[what] = {"planned": statistics.median(planned), "measured": statistics.median(measured),
-                                "ratio": summary([p / m for p, m in zip(planned, measured)])}
-            planned, measured = pairs[0]["checkpoint_bytes"]
-            result["weights_bytes"] = {"planned": planned, "measured": measured}
-            result["data_wait_share"] = statistics.median(pair["data_wait"][1] for pair in pairs)
+                if what not in pairs[0]:
+                    continue
+                planned, measured_of = zip(*(pair[what] for pair in pairs))
+                result[what] = {"planned": statistics.median(planned), "measured": statistics.median(measured_of),
+                                "ratio": summary([p / m for p, m in zip(planned, measured_of)])}
+            for what in ("link_gbps", "exposed_ms"):
+                if what in pairs[0]:
+                    result[what] = summary([pair[what] for pair in pairs])
+            if args.procs > 1:
+                result["throughput_of_one_process"] = summary([pair["alone_ms"] / pair["step_ms"][1] for pair in pairs])
+            planned, stored = pairs[0]["checkpoint_bytes"]
+            result["weights_bytes"] = {"planned": planned, "measured": stored}
+            result["data_wait_share"] = statistics.median(pair["data_wait"] for pair in pairs)
             print(json.dumps(result), flush=True)
 
 

@@ -121,6 +121,39 @@ double mean_step_tokens(const PlanFacts& facts) {
   return mean_row_tokens(facts) * static_cast<double>(facts.run.rows_per_step);
 }
 
+// Of each process: those of this machine share its cores.
+int64_t threads_of_process(const PlanRequest& request) {
+  const TrainConfig& config = request.settings.config;
+  const int64_t threads = resolve_threads(config);
+  if (config.threads > 0 || request.on) return threads;
+  return std::max<int64_t>(1, threads / config.procs);
+}
+
+// One process's part of a step is measured: all of them compute at the same time.
+StepTime measure_time(const PlanFacts& facts) {
+  const PlanRequest& request = facts.request;
+  Probe probe{
+      .model = facts.model,
+      .config = facts.config(),
+      .micro_rows = facts.micro_rows,
+      .precision = facts.precision,
+      .threads = facts.threads,
+      .steps = request.probe_steps,
+      .mean_step_tokens = mean_step_tokens(facts) / static_cast<double>(facts.cluster.ranks()),
+      .available_bytes = facts.available_memory,
+      .updated_share = facts.sharded() ? largest_shard(facts) : 1};
+  std::optional<RowOrder> order;
+  if (request.data != nullptr) {
+    order.emplace(facts.run.rows, static_cast<uint64_t>(facts.config().seed), true,
+                  facts.run.rows_per_step);
+    probe.micro_batch = [&](int64_t i) {
+      return make_batch(*request.data->rows, *order, static_cast<uint64_t>(i),
+                        StepRows{0, static_cast<uint64_t>(facts.micro_rows)});
+    };
+  }
+  return measure_step(probe);
+}
+
 void plan_time(PlanFacts& facts) {
   const PlanRequest& request = facts.request;
   const double tokens = mean_step_tokens(facts);
@@ -131,21 +164,7 @@ void plan_time(PlanFacts& facts) {
     all.count *= request.nodes;
     facts.time = predict_step(all, facts.precision, facts.flops_per_step);
   } else if (request.probe_steps > 0) {
-    Probe probe{facts.model,     facts.config(),         facts.micro_rows,
-                facts.precision, facts.threads,          request.probe_steps,
-                tokens,          facts.available_memory, {}};
-    std::optional<RowOrder> order;
-    if (request.data != nullptr) {
-      order.emplace(facts.run.rows, static_cast<uint64_t>(facts.config().seed), true,
-                    facts.run.rows_per_step);
-      probe.micro_batch = [&](int64_t i) {
-        return make_batch(*request.data->rows, *order, static_cast<uint64_t>(i),
-                          StepRows{0, static_cast<uint64_t>(facts.micro_rows)});
-      };
-    }
-    facts.time = measure_step(probe);
-    facts.time.step_ms /= static_cast<double>(request.nodes);
-    facts.time.evaluate_ms /= static_cast<double>(request.nodes);
+    facts.time = measure_time(facts);
   }
   plan_communication(facts);
   if (facts.time.step_ms == 0) return;
@@ -319,7 +338,7 @@ Json make_plan(const PlanRequest& request) {
   facts.cluster = cluster_of(request);
   facts.run = resolve_run(config, facts.batch, request.size.rows);
   facts.precision = precision_of_run(request);
-  facts.threads = resolve_threads(config);
+  facts.threads = threads_of_process(request);
   facts.params = parameter_layout(facts.model).count();
   if (config.eval_interval > 0 && request.size.validation_rows > 0)
     facts.evaluations = times_due(facts.run.max_iters, config.eval_interval);

@@ -177,7 +177,7 @@ StepTime measure_step(const Probe& probe) {
   StepTime time;
   if (rates.train == 0) return time;
   time.evaluate_ms = rates.evaluate * probe.mean_step_tokens;
-  time.step_ms = rates.train * probe.mean_step_tokens + rates.update;
+  time.step_ms = rates.train * probe.mean_step_tokens + rates.update * probe.updated_share;
   time.basis = fmt::format(
       "measured: {} micro-batches of {} rows{} on this machine, {} threads, {}", probe.steps,
       reduced.rows,

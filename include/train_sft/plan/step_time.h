@@ -36,10 +36,11 @@ struct Probe {
   std::string precision;
   int64_t threads = 1;
   int64_t steps = 3;             // micro-batches measured after one that warms up
-  double mean_step_tokens = 0;   // real tokens of a mean step
+  double mean_step_tokens = 0;   // real tokens of a mean step, of this process
   uint64_t available_bytes = 0;  // of memory; a model too large for it is measured by its layers
+  double updated_share = 1;      // of what is trained, by this process
   // The i-th micro-batch of the run; empty: rows full of tokens.
-  std::function<Batch(int64_t i)> micro_batch;
+  std::function<Batch(int64_t i)> micro_batch{};
 };
 // Trains random weights for some seconds. Interrupted by a stop signal: what was measured so far,
 // or a step_ms of 0.
