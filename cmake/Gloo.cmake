@@ -18,7 +18,8 @@ unset(CMAKE_REQUIRED_DEFINITIONS)
 unset(CMAKE_REQUIRED_LINK_OPTIONS)
 unset(CMAKE_REQUIRED_LIBRARIES)
 if(TRAIN_SFT_GLOO_WORKS)
-  set_source_files_properties(src/collective/gloo.cpp PROPERTIES
+  set_source_files_properties(src/collective/gloo.cpp src/collective/c10d_collective.cpp
+    src/collective/meeting_place.cpp PROPERTIES
     COMPILE_DEFINITIONS "TRAIN_SFT_GLOO;USE_C10D_GLOO"
     COMPILE_OPTIONS "-idirafter${api_include}"
     SKIP_UNITY_BUILD_INCLUSION ON)

@@ -11,6 +11,13 @@ from conftest import PROGRAM, environment, metrics
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def write_words(path, lines):
+    """Lines of 3 to 14 words: text whose loss falls."""
+    words = "the quick brown fox jumps over the lazy dog while seven wizards box".split()
+    path.write_text("\n".join(" ".join(words[(i * 7 + j * 3) % 13] for j in range(3 + i % 12)) for i in range(lines)) + "\n",
+                    encoding="utf-8")
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from conftest import metrics
-from ranks import Processes, assert_same_steps, train, wait_for_step
+from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
 
 TIMEOUT = 4
 SETTINGS = ("--data", "text.txt", "--n_layer", 2, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1,
@@ -20,10 +20,7 @@ RESUMED = ("--resume", "auto", "--dist_timeout", TIMEOUT)
 def whole(tmp_path_factory):
     """The run of three processes that nothing happens to."""
     folder = tmp_path_factory.mktemp("run")
-    words = "the quick brown fox jumps over the lazy dog while seven wizards box".split()
-    (folder / "text.txt").write_text(
-        "\n".join(" ".join(words[(i * 7 + j * 3) % 13] for j in range(3 + i % 12)) for i in range(120)) + "\n",
-        encoding="utf-8")
+    write_words(folder / "text.txt", 120)
     train(3, *SETTINGS, "--out_dir", "whole", cwd=folder)
     return folder
 
@@ -86,3 +83,65 @@ def test_killed_while_all_ranks_write_a_checkpoint(whole, lost):
     assert_same_steps(metrics(whole / "saved"), metrics(whole / out_dir), 0)
     for name in ("model.safetensors", *(f"optimizer{part}.safetensors" for part in ("", "-00001", "-00002"))):
         assert content(whole / "saved" / "latest" / name) == content(whole / out_dir / "latest" / name), name
+
+
+def assert_named(ended, lost, call):
+    """Every other rank has ended with the code of a lost peer and says who, and in which call."""
+    for rank, (code, said) in ended.items():
+        assert code == 5, f"rank {rank}: {code}\n{said[-3000:]}"
+        assert f"rank {rank} of 3: lost the other processes in '{call}" in said, said[-3000:]
+        named = "no sign of life from the meeting place" if lost == 0 else f"no sign of life from rank {lost}. "
+        assert named in said, said[-3000:]
+
+
+@pytest.mark.parametrize("lost", (0, 1, 2))
+def test_hung_while_rank_0_tokenises(tmp_path, lost):
+    """The others would wait a day for long work, but not for a process that is stopped."""
+    with open(tmp_path / "text.txt", "w", encoding="utf-8") as text:
+        for i in range(150_000):
+            text.write(f"{i * 7919 % 1000003} wizards and {i * 104729 % 999983} foxes\n")
+    settings = (*SETTINGS, "--tokenizer_type", "bpe", "--vocab_size", 400, "--cache_dir", "cache", "--out_dir", "out")
+    processes = Processes(3, *settings, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not any((tmp_path / "cache").rglob("*part*")):
+            assert time.monotonic() < deadline and processes.running[0].poll() is None
+            time.sleep(0.001)
+        processes.signal(lost, signal.SIGSTOP)
+        begin = time.monotonic()
+        ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=90)
+        seconds = time.monotonic() - begin
+    finally:
+        processes.kill_all()
+    assert_named(ended, lost, "the data")
+    assert seconds < TIMEOUT + 40, f"{seconds:.1f} s"  # of which rank 0 tokenises on
+
+
+@pytest.mark.parametrize("lost", (0, 1, 2))
+def test_hung_while_all_ranks_write_a_checkpoint(whole, lost):
+    out_dir = whole / f"hung_saving{lost}"
+    settings = (*SETTINGS, "--n_layer", 3, "--n_embd", 256, "--max_iters", 30, "--eval_interval", -1, "--save_interval", 1,
+                "--shard", "optimizer", "--out_dir", out_dir)
+    processes = Processes(3, *settings, cwd=whole)
+    try:
+        wait_for_step(out_dir, 2, processes)
+        deadline = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < deadline, "never met within a save"
+            if not list(out_dir.glob("*saving*")):
+                continue
+            processes.signal(lost, signal.SIGSTOP)
+            time.sleep(0.5)
+            if list(out_dir.glob("*saving*")):
+                break
+            processes.signal(lost, signal.SIGCONT)
+        begin = time.monotonic()
+        ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=60)
+        seconds = time.monotonic() - begin
+    finally:
+        processes.kill_all()
+    assert_named(ended, lost, "checkpoint: ")
+    assert seconds < TIMEOUT + 25, f"{seconds:.1f} s"
+    assert not any("could not be saved" in said for _, said in ended.values()), "a lost process is no failed save"
+    train(3, *RESUMED, "--out_dir", out_dir, cwd=whole)
+    assert max(metrics(out_dir)) == 30

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from conftest import metrics, read_jsonl, write_jsonl
-from ranks import Processes, assert_same_steps, train, wait_for_step
+from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
 
 MODEL = ("--n_layer", 2, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1)
 STEPS = ("--max_iters", 50, "--eval_interval", 10, "--log_interval", 1, "--learning_rate", "1e-3", "--log_examples")
@@ -25,10 +25,7 @@ CASES = {
 
 @pytest.fixture
 def data(tmp_path):
-    words = "the quick brown fox jumps over the lazy dog while seven wizards box".split()
-    (tmp_path / "text.txt").write_text(
-        "\n".join(" ".join(words[(i * 7 + j * 3) % 13] for j in range(3 + i % 12)) for i in range(120)) + "\n",
-        encoding="utf-8")
+    write_words(tmp_path / "text.txt", 120)
     write_jsonl(tmp_path / "chat.jsonl",
                 [{"prompt": f"say {i}", "completion": "abcdefghijklmnopqrstuvwxyz"[i % 26] * (1 + i * i % 13)}
                  for i in range(101)])

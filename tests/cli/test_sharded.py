@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from conftest import metrics, run
-from ranks import Processes, assert_same_steps, train, wait_for_step
+from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
 
 SETTINGS = ("--data", "text.txt", "--n_layer", 3, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1,
             "--block_size", 32, "--batch_size", 1, "--grad_accum", 1, "--gpus", 4, "--max_iters", 40, "--eval_interval", 20,
@@ -17,10 +17,7 @@ SETTINGS = ("--data", "text.txt", "--n_layer", 3, "--n_head", 2, "--n_embd", 16,
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    words = "the quick brown fox jumps over the lazy dog while seven wizards box".split()
-    (folder / "text.txt").write_text(
-        "\n".join(" ".join(words[(i * 7 + j * 3) % 13] for j in range(3 + i % 12)) for i in range(60)) + "\n",
-        encoding="utf-8")
+    write_words(folder / "text.txt", 60)
     train(1, *SETTINGS, "--out_dir", "one", cwd=folder)
     return folder
 

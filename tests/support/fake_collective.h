@@ -77,7 +77,7 @@ class FakeCollective final : public Collective {
 
   void record(const char* what, const char* name, uint64_t bytes) {
     if (static_cast<int64_t>(calls.size()) == fails_at)
-      throw ResourceError("call {} ('{}'): a peer is gone", calls.size(), name);
+      throw LostProcesses(fmt::format("call {} ('{}'): a peer is gone", calls.size(), name));
     calls.push_back({what, name, bytes});
     if (on_call) on_call(calls.back());
   }

@@ -2,7 +2,7 @@
 // the tests' fake stand behind it, and the same path runs on all of them.
 //
 // Every rank must make the same calls in the same order. A peer that died or does not answer within
-// the timeout shows as ResourceError on every other rank, naming the call.
+// the timeout shows as LostProcesses on every other rank, naming the call.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,9 +13,17 @@
 #include <string>
 #include <vector>
 
+#include "train_sft/base/error.h"
 #include "train_sft/dist/environment.h"
 
 namespace train_sft {
+
+// Other processes of the run are gone. Unlike a ResourceError it cannot be gone on from: neither a
+// smaller micro-batch nor another try to save would help.
+class LostProcesses : public Error {
+ public:
+  explicit LostProcesses(const std::string& message) : Error(ExitCode::resource, message) {}
+};
 
 // Rank r's part of a flat buffer is elements [limits[r], limits[r + 1]).
 using ShardLimits = std::vector<int64_t>;
@@ -29,7 +37,8 @@ class Collective {
     virtual void wait() = 0;
   };
   // How long a peer may take: the timeout of the run, or, where a peer has work of its own to do
-  // first (tokenising, writing a checkpoint), a day. One that dies is noticed at once either way.
+  // first (tokenising, writing a checkpoint), a day, as long as it shows that it lives: one that is
+  // silent for the timeout is given up. One that dies is noticed at once either way.
   enum class Patience { usual, long_work };
 
   explicit Collective(ProcessPlace place) : place_(std::move(place)) {}
@@ -44,7 +53,7 @@ class Collective {
   void at_step(int64_t step) { step_ = step; }  // for messages
 
   // `name` says in messages what is going on; it must outlive the call. Tensors are contiguous
-  // float, double or bfloat16 on the CPU.
+  // float, double or bfloat16, on the CPU or all on devices.
   // The sum over all ranks, in place, the same bits on each.
   virtual std::unique_ptr<Pending> all_reduce(const at::Tensor& values, const char* name) = 0;
   // Of the sum each rank gets its part; what stands elsewhere afterwards is of no use.

@@ -149,6 +149,17 @@ TEST_P(GlooTest, TheFirstRankGoesFirst) {
   EXPECT_EQ(done, GetParam());
 }
 
+// Three times the timeout, but it lives.
+TEST_P(GlooTest, LongWorkOfAProcessThatLivesIsWaitedFor) {
+  const int worker = GetParam() - 1;
+  const auto thrown = on_ranks(GetParam(), seconds(2), [&](Collective& all) {
+    together(all, "work", [&] {
+      if (all.rank() == worker) std::this_thread::sleep_for(seconds(7));
+    });
+  });
+  EXPECT_THAT(thrown, Each(std::string()));
+}
+
 // One that does not come: the others say which call, which step and who is missing, in time.
 TEST_P(GlooTest, AMissingRankEndsTheOthersWithinTheTimeout) {
   const int missing = GetParam() - 1;
@@ -163,7 +174,7 @@ TEST_P(GlooTest, AMissingRankEndsTheOthersWithinTheTimeout) {
     }
     try {
       all.all_reduce(at::full({10}, 1, at::kFloat), "gradients")->wait();
-    } catch (const ResourceError& error) {
+    } catch (const LostProcesses& error) {
       said[static_cast<size_t>(all.rank())] = error.what();
       std::this_thread::sleep_for(seconds(3));  // until all have seen it
     }

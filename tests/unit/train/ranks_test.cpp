@@ -108,7 +108,7 @@ TEST_F(RanksTest, APeerThatIsGoneEndsTheStepBeforeTheUpdate) {
   for (const int64_t call : {0, 1}) {
     fake.calls.clear();
     fake.fails_at = call;
-    EXPECT_THROW(take_step(*run), ResourceError);
+    EXPECT_THROW(take_step(*run), LostProcesses);
     EXPECT_TRUE(run->parameters->master().equal(before));
     EXPECT_EQ(run->state.step, 0);
     run->reduction = std::make_unique<GradientReduction>(fake, *run->parameters);
