@@ -31,9 +31,12 @@ Heads heads_of(const at::Tensor& qkv, const AttentionShape& shape) {
           cut(shape.n_head + shape.n_kv_head, shape.n_kv_head)};
 }
 
+// The device is given, so that nobody asks the driver for it during a capture.
 at::Tensor limits_of(const DeviceDocuments& documents, const at::Tensor& like) {
-  return at::from_blob(const_cast<int32_t*>(documents.cu_seqlens), {documents.count + 1},
-                       like.options().dtype(at::kInt));
+  return at::for_blob(const_cast<int32_t*>(documents.cu_seqlens), {documents.count + 1})
+      .options(like.options().dtype(at::kInt))
+      .target_device(like.device())
+      .make_tensor();
 }
 
 // PyTorch asks a switch of the process whether flash attention's backward must repeat its bits.
