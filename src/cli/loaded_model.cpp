@@ -49,6 +49,8 @@ LoadedModel load_model(const Invocation& invocation) {
         model.directory, model.tokenizer->vocab_size(), shape.vocab_size);
   }
   model.chat_template = template_of(invocation.settings, model.directory);
+  if (config.precision == "fp8")
+    throw UsageError("precision fp8: it is for training on a GPU; use --precision bf16 here");
   const at::ScalarType compute = config.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   model.parameters = std::make_unique<Parameters>(shape, at::kFloat, compute, false);
   load_weights(model.directory, *model.parameters);

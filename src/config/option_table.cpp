@@ -81,6 +81,23 @@ Option batch_size_row() {
   return option;
 }
 
+// One of several GPUs has a number.
+Option device_row() {
+  Option option =
+      row<&T::device>("device", {}, "Where to compute; auto: a GPU if one works, or cuda:N");
+  option.choices = {"auto", "cpu", "cuda"};
+  option.set = [](TrainConfig& config, const Option& self, const Json& value) {
+    const std::string text = value.is_string() ? value.get<std::string>() : "";
+    const bool numbered = text.starts_with("cuda:") && text.size() > 5 && text.size() < 8 &&
+                          text.find_first_not_of("0123456789", 5) == std::string::npos;
+    if (numbered)
+      config.device = text;
+    else
+      option_access::set<&T::device>(config, self, value);
+  };
+  return option;
+}
+
 std::vector<Option> data_options() {
   return {
       path(row<&T::data>("data", {}, "Files to train on; \"path*2.5\" weighs a file")),
@@ -315,9 +332,10 @@ std::vector<Option> run_options() {
 
 std::vector<Option> machine_options() {
   return {
-      one_of(row<&T::device>("device", {}, "Where to compute"), {"auto", "cpu"}),
-      one_of(row<&T::precision>("precision", {"dtype"}, "Precision of the computation"),
-             {"auto", "fp32", "bf16"}),
+      device_row(),
+      one_of(row<&T::precision>("precision", {"dtype"},
+                                "Precision of the computation; fp8: training on a GPU that has it"),
+             {"auto", "fp32", "bf16", "fp8"}),
       derived(between(row<&T::threads>("threads", {}, "CPU threads"), 0, 4096),
               "the cores this process may use"),
       row<&T::max_memory>("max_memory", {},

@@ -124,6 +124,9 @@ uint64_t resolve_max_memory(const TrainConfig& config, uint64_t allowed) {
 }
 
 std::string resolve_precision(const TrainConfig& config) {
+  if (config.precision == "fp8" && config.device == "cpu")
+    throw UsageError(
+        "precision fp8: the CPU has no 8-bit products; use --precision bf16, or --device cuda");
   return config.precision == "auto" ? "fp32" : config.precision;
 }
 

@@ -11,6 +11,7 @@
 #include "model/batch_view.h"
 #include "model/dropout_sites.h"
 #include "model/family_ops.h"
+#include "model/fp8_linears.h"
 #include "model/graph_cache.h"
 #include "model/rows.h"
 #include "model/weights.h"
@@ -39,7 +40,7 @@ void check(const Batch& batch, const ModelConfig& config) {
 }
 
 // Places of sums on a device, and modes of its graphs.
-constexpr uint32_t kTraining = 0, kEvaluation = 1;
+constexpr uint32_t kTraining = 0, kEvaluation = 1, kFirstStep = 2;
 constexpr int64_t kSums = sizeof(ops::DeviceSums) / sizeof(double);
 
 bool learns(const NormWeights& w) {
@@ -49,6 +50,18 @@ bool learns(const NormWeights& w) {
 bool learns(const LinearWeights& w) {
   return w.grad_weight.defined() || w.grad_bias.defined() || w.lora.defined();
 }
+
+// For the time of a training micro-batch.
+class Fp8Use {
+ public:
+  Fp8Use(FamilyOps& family, Fp8Linears* linears) : family_(family) { family_.use_fp8(linears); }
+  ~Fp8Use() { family_.use_fp8(nullptr); }
+  Fp8Use(const Fp8Use&) = delete;
+  Fp8Use& operator=(const Fp8Use&) = delete;
+
+ private:
+  FamilyOps& family_;
+};
 
 template <typename F>
 void or_out_of_memory(const F& work) {
@@ -72,6 +85,19 @@ size_t first_trained_layer(const ModelWeights& weights) {
     ++l;
   }
   return l;
+}
+
+// Numbers the linear layers that have 8-bit operands: not those of the first and the last layer,
+// where rounding costs most, and not what the hardware cannot (rows of 16).
+int64_t number_fp8(ModelWeights& weights) {
+  int64_t count = 0;
+  for (size_t l = 1; l + 1 < weights.layers.size(); ++l) {
+    LayerWeights& w = weights.layers[l];
+    for (LinearWeights* linear : {&w.qkv, &w.proj, &w.up, &w.down})
+      if (linear->weight.size(0) % 16 == 0 && linear->weight.size(1) % 16 == 0)
+        linear->fp8 = count++;
+  }
+  return count;
 }
 
 // Gradients of each layer; of what stands outside the layers in the last place.
@@ -111,6 +137,10 @@ struct Engine::State {
       device = ops::device_table(p.compute());
       sums = at::zeros({2, kSums}, at::TensorOptions().dtype(at::kDouble).device(p.device()));
       if (o.graphs) graphs = std::make_unique<GraphCache>(device);
+    }
+    if (o.fp8.on) {
+      const int64_t count = number_fp8(weights);
+      if (count > 0 && training) fp8 = std::make_unique<Fp8Linears>(count, o.fp8, p.device());
     }
     const int64_t most = device == nullptr ? o.max_tokens : (o.max_tokens + 15) / 16 * 16;
     if (most > 0) (training ? *training : inference).bind(most, most);
@@ -171,6 +201,7 @@ struct Engine::State {
   const ops::DeviceTable* device = nullptr;
   at::Tensor sums;  // [2, DeviceSums]: of training, of evaluation
   std::unique_ptr<GraphCache> graphs;
+  std::unique_ptr<Fp8Linears> fp8;  // null: none
 };
 
 const at::Tensor& Engine::State::dropout_backward(const at::Tensor& dropped, const at::Tensor& grad,
@@ -314,12 +345,14 @@ Engine::Engine(Parameters& parameters, const EngineOptions& options)
 Engine::~Engine() = default;
 
 void Engine::State::run(uint32_t mode, bool eager, const std::function<void()>& work) {
+  const int64_t moves = fp8 ? fp8->moves() : 0;
   or_out_of_memory([&] {
     if (graphs && !eager)
       graphs->run({inputs.shape(), mode}, work);
     else
       work();
   });
+  if (graphs && fp8 && fp8->moves() != moves) graphs->clear();
 }
 
 LossSums Engine::State::wait_for_sums(uint32_t mode) const {
@@ -338,6 +371,7 @@ LossSums Engine::forward_backward(const Batch& batch, uint64_t step, const Layer
   const bool dropout = s.options.dropout > 0;
   s.prepare(a, batch, {.backward = true, .dropout = dropout, .seed = s.options.seed, .step = step});
   LossSums sums{.weight = batch.weight_sum(), .tokens = static_cast<int64_t>(batch.learned.size())};
+  const Fp8Use use(s.family, s.fp8.get());
   const auto work = [&] {
     s.forward(a, dropout);
     const LossSums computed = s.loss(a, true, kTraining);
@@ -347,7 +381,7 @@ LossSums Engine::forward_backward(const Batch& batch, uint64_t step, const Layer
   if (s.device == nullptr)
     work();
   else
-    s.run(kTraining, layer_done != nullptr, work);
+    s.run(s.fp8 && !s.fp8->calibrated() ? kFirstStep : kTraining, layer_done != nullptr, work);
   return sums;
 }
 
@@ -409,6 +443,28 @@ uint64_t Engine::planned_gradient_bytes(const ModelConfig& config, at::ScalarTyp
 
 const at::Tensor& Engine::device_sums() const {
   return state_->sums;
+}
+
+LossSums Engine::take_sums() {
+  State& s = *state_;
+  if (s.device == nullptr) return {};
+  LossSums sums;
+  or_out_of_memory([&] { sums = s.wait_for_sums(kTraining); });
+  s.device->zero(s.sums[kTraining]);
+  return sums;
+}
+
+void Engine::end_step() {
+  if (state_->fp8) state_->fp8->end_step();
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Engine::fp8_state() const {
+  if (!state_->fp8) return {};
+  return state_->fp8->state();
+}
+
+void Engine::restored_fp8() {
+  if (state_->fp8) state_->fp8->restored();
 }
 
 void Engine::release_memory() {

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include "model/fp8_linears.h"
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/linear.h"
@@ -55,16 +56,28 @@ void FamilyOps::norm_backward(const at::Tensor& grad_input, const at::Tensor& gr
 
 void FamilyOps::linear_forward(const at::Tensor& out, const at::Tensor& input,
                                const LinearWeights& w, const LowRank& low) const {
-  ops::linear_forward(out, input, w.weight, w.bias, layout_);
+  if (fp8_ != nullptr && w.fp8 >= 0)
+    fp8_->forward(out, input, w.weight, w.bias, layout_, w.fp8);
+  else
+    ops::linear_forward(out, input, w.weight, w.bias, layout_);
   if (w.lora.defined()) ops::lora_forward(out, low.value, input, w.lora);
 }
 
 void FamilyOps::linear_backward(const at::Tensor& grad_input, const at::Tensor& grad_out,
                                 const at::Tensor& input, const LinearWeights& w,
                                 const LowRank& low) const {
-  if (w.grad_weight.defined()) ops::linear_backward_weight(w.grad_weight, input, grad_out, layout_);
+  const bool fp8 = fp8_ != nullptr && w.fp8 >= 0;
+  if (w.grad_weight.defined()) {
+    if (fp8)
+      fp8_->backward_weight(w.grad_weight, input, grad_out, layout_, w.fp8);
+    else
+      ops::linear_backward_weight(w.grad_weight, input, grad_out, layout_);
+  }
   if (w.grad_bias.defined()) ops::linear_backward_bias(w.grad_bias, grad_out);
-  ops::linear_backward_input(grad_input, grad_out, w.weight, layout_);
+  if (fp8)
+    fp8_->backward_input(grad_input, grad_out, w.weight, layout_, w.fp8);
+  else
+    ops::linear_backward_input(grad_input, grad_out, w.weight, layout_);
   if (w.lora.defined())
     ops::lora_backward(grad_input, low.gradient, grad_out, input, low.value, w.lora);
 }

@@ -13,6 +13,8 @@
 
 namespace train_sft {
 
+class Fp8Linears;
+
 // Shapes and aliasing are those of the ops. Tensors that a family lacks (the mean of RMSNorm) are
 // undefined.
 class FamilyOps {
@@ -47,12 +49,16 @@ class FamilyOps {
   void rope_forward(const at::Tensor& qkv, std::span<const int32_t> positions) const;
   void rope_backward(const at::Tensor& grad_qkv, std::span<const int32_t> positions) const;
 
+  // Linear layers with a number are computed by these from now on; null: by none.
+  void use_fp8(Fp8Linears* linears) { fp8_ = linears; }
+
   const ops::AttentionShape& attention() const { return attention_; }
 
  private:
   bool llama_, qk_norm_;
   double norm_eps_;
   ops::WeightLayout layout_;
+  Fp8Linears* fp8_ = nullptr;
   ops::AttentionShape attention_;
   at::Tensor cosines_, sines_;  // [block_size, D/2]
 };

@@ -30,6 +30,11 @@ void fill_uniform(at::Tensor& tensor, double bound, const CounterRng& rng) {
 }  // namespace
 
 void initialise_adapters(Parameters& parameters, uint64_t seed) {
+  if (!parameters.device().is_cpu()) {
+    Parameters host = parameters.host_copy();
+    initialise_adapters(host, seed);
+    return parameters.copy_from(host);
+  }
   for (const ParameterInfo& info : parameters.layout().parameters) {
     if (!info.adapter) continue;
     at::Tensor tensor = parameters.master(info.name);
@@ -48,6 +53,11 @@ void initialise_adapters(Parameters& parameters, uint64_t seed) {
 }
 
 void initialise(Parameters& parameters, uint64_t seed) {
+  if (!parameters.device().is_cpu()) {
+    Parameters host = parameters.host_copy();
+    initialise(host, seed);
+    return parameters.copy_from(host);
+  }
   const ModelConfig& config = parameters.config();
   const double residual = kDeviation / std::sqrt(2.0 * static_cast<double>(config.n_layer));
   for (const ParameterInfo& info : parameters.layout().parameters) {

@@ -120,6 +120,12 @@ void Parameters::copy_from(const Parameters& other) {
   if (masters_apart()) master_.copy_(other.master_);
 }
 
+Parameters Parameters::host_copy() const {
+  Parameters host(config_, master_.scalar_type(), compute_.scalar_type(), false, training_);
+  host.copy_from(*this);
+  return host;
+}
+
 void Parameters::refresh_compute() {
   if (!masters_apart()) return;
   if (layout_.trained_total == layout_.total) {

@@ -22,7 +22,8 @@ struct NormWeights {
 struct LinearWeights {
   at::Tensor weight, bias;
   at::Tensor grad_weight, grad_bias;
-  ops::Lora lora;  // undefined: none
+  ops::Lora lora;    // undefined: none
+  int64_t fp8 = -1;  // its number among those with 8-bit operands
 };
 
 struct LayerWeights {

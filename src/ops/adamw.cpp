@@ -1,5 +1,7 @@
 #include "train_sft/ops/adamw.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -7,6 +9,7 @@
 #include "ops/dispatch.h"
 #include "ops/fast.h"
 #include "train_sft/base/profile.h"
+#include "train_sft/ops/device_table.h"
 
 namespace train_sft::ops {
 namespace {
@@ -92,6 +95,14 @@ void adamw(const at::Tensor& master, const at::Tensor& compute, const at::Tensor
 
 double sum_of_squares(const at::Tensor& flat) {
   const profile::Scope scope("gradient norm");
+  if (const DeviceTable* device = device_table(flat)) {
+    const at::Tensor sum = at::zeros({1}, flat.options().dtype(at::kDouble));
+    auto* place = static_cast<double*>(sum.mutable_data_ptr());
+    device->sum_of_squares(place, flat);
+    double total = 0;
+    device->download_end(device->download_begin(place, sizeof(total)), &total, sizeof(total));
+    return total;
+  }
   const int64_t n = flat.numel();
   if (flat.scalar_type() == at::kDouble) {
     return blocked_sum_of_squares(data_of<double>(flat, n), n);

@@ -1,3 +1,5 @@
+#include <ATen/ops/empty.h>
+
 #include <array>
 
 #include "train/adapter_checkpoint.h"
@@ -218,6 +220,11 @@ ModelConfig read_model_config(const std::string& directory) {
 }
 
 void load_weights(const std::string& directory, Parameters& parameters) {
+  if (!parameters.device().is_cpu()) {
+    Parameters host = parameters.host_copy();
+    load_weights(directory, host);
+    return parameters.copy_from(host);
+  }
   require_valid_checkpoint(directory);
   check_same_model(read_model_config(directory), parameters.config(), directory);
   if (holds_adapter(directory)) return load_adapted(directory, parameters);
@@ -236,6 +243,14 @@ TrainState read_train_state(const std::string& directory) {
 
 TrainState load_training(const std::string& directory, Parameters& parameters,
                          Optimizer& optimizer) {
+  if (!parameters.device().is_cpu()) {
+    Parameters host = parameters.host_copy();
+    Optimizer of_host = optimizer.of(host);
+    TrainState state = load_training(directory, host, of_host);
+    parameters.copy_from(host);
+    optimizer.copy_moments(of_host);
+    return state;
+  }
   require_valid_checkpoint(directory);
   check_same_model(read_model_config(directory), parameters.config(), directory);
   const std::string path = join_path(directory, files::kOptimizer);
@@ -262,6 +277,17 @@ TrainState load_training(const std::string& directory, Parameters& parameters,
   parameters.refresh_compute();
   optimizer.t = state.adam_t;
   return state;
+}
+
+void load_fp8_state(const std::string& directory, Engine& engine) {
+  const OptimizerFiles stored(directory);
+  bool all = !engine.fp8_state().empty();
+  for (const auto& [name, values] : engine.fp8_state()) {
+    const at::Tensor host = at::empty(values.sizes(), at::kFloat);
+    all = all && stored.load(name, host);
+    if (all) values.copy_(host);
+  }
+  if (all) engine.restored_fp8();
 }
 
 }  // namespace train_sft

@@ -191,14 +191,14 @@ CheckpointContents contents_of(const CheckpointParts& parts) {
   for (const ParameterInfo& info : layout)
     if (info.adapter == adapts)
       contents.model.push_back(
-          {info.name, adapts ? parameters.master(info.name) : parameters.compute(info.name),
+          {info.name, on_cpu(adapts ? parameters.master(info.name) : parameters.compute(info.name)),
            info.trained()});
   const Optimizer& optimizer = *parts.optimizer;
   const auto all = [](const ParameterInfo&) { return true; };
   const auto add_trained = [&](const char* prefix, const auto& values, const auto& holds) {
     for (const ParameterInfo& info : layout)
       if (optimizer.updates(info) && holds(info))
-        contents.optimizer.push_back({prefix + info.name, values(info), true});
+        contents.optimizer.push_back({prefix + info.name, on_cpu(values(info)), true});
   };
   const auto of = [&](const at::Tensor& moments) {
     return [&](const ParameterInfo& info) { return optimizer.moment(moments, info); };
@@ -210,6 +210,9 @@ CheckpointContents contents_of(const CheckpointParts& parts) {
   add_trained(files::kExpAvgPrefix, of(parts.optimizer->exp_avg()), all);
   add_trained(files::kExpAvgSqPrefix, of(parts.optimizer->exp_avg_sq()),
               [&](const ParameterInfo& info) { return optimizer.has_second_moment(info); });
+  if (parts.engine != nullptr)
+    for (const auto& [name, values] : parts.engine->fp8_state())
+      contents.optimizer.push_back({name, on_cpu(values), true});
   return contents;
 }
 

@@ -36,8 +36,8 @@ ExitCode exit_code(Ending ending, ExitCode stopped_with) {
 }
 
 CheckpointParts parts_of(Run& run) {
-  return {run.parameters.get(), run.optimizer.get(), &run.state, run.tokenizer.get(),
-          run.chat_template.get()};
+  return {run.parameters.get(), run.optimizer.get(),     &run.state,
+          run.tokenizer.get(),  run.chat_template.get(), run.engine.get()};
 }
 
 struct SaveJob {

@@ -27,6 +27,7 @@ bool add_losses(Run& run, const RowTable& rows, uint64_t first, uint64_t end, ui
       first += count;
     } catch (const ResourceError&) {  // longer rows than training has met
       if (count <= 1) throw;
+      run.engine->release_memory();
       piece = (count + 1) / 2;
     }
   }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "train/tensor_bytes.h"
+
 namespace train_sft {
 namespace {
 
@@ -50,11 +52,11 @@ void write_histograms(Run& run, const StepOutcome& outcome) {
   for (const ParameterInfo& info : run.parameters->layout().parameters) {
     if (!info.trained()) continue;
     run.metrics->histogram("weights/" + info.name, run.state.step,
-                           histogram_of(values_of(run.parameters->master(info.name)), 1));
+                           histogram_of(values_of(on_cpu(run.parameters->master(info.name))), 1));
     if (outcome.weight <= 0) continue;  // nothing learned, or a step from before a resume
     run.metrics->histogram(
         "gradients/" + info.name, run.state.step,
-        histogram_of(values_of(run.parameters->gradient(info.name)), 1 / outcome.weight));
+        histogram_of(values_of(on_cpu(run.parameters->gradient(info.name))), 1 / outcome.weight));
   }
 }
 

@@ -6,6 +6,7 @@
 #include "train_sft/base/log.h"
 #include "train_sft/base/memory.h"
 #include "train_sft/base/progress.h"
+#include "train_sft/ops/device_table.h"
 #include "train_sft/train/micro_batch.h"
 
 namespace train_sft {
@@ -37,6 +38,12 @@ MicroBatchNeeds needs_of(const Run& run) {
   const auto local = static_cast<uint64_t>(run.collective.place().local_world_size);
   const uint64_t allowed = resident_bytes() + available_memory_bytes() / local;
   needs.limit = resolve_max_memory(run.config(), allowed);
+  if (!run.device.is_cpu()) {  // its memory alone; what it holds of this run's is counted again
+    ops::DeviceMemory memory;
+    ops::device_table(run.device.type())->memory(&memory);
+    needs.program = needs.data = needs.checkpoint_copy = needs.rounded_gradients = 0;
+    needs.limit = resolve_max_memory(run.config(), memory.free + memory.reserved);
+  }
   if (run.data.train.is_text) return needs;
   const uint64_t steps = std::min<uint64_t>(
       static_cast<uint64_t>(run.shape.max_iters),
@@ -96,7 +103,7 @@ EngineOptions fit_into_memory(Run& run) {
     throw ResourceError("{}", does_not_fit(needs, tokens));
   }
   MemoryPlan memory = needs.memory(chosen.tokens);
-  const uint64_t in_turn = needs.gradients_in_turn(chosen);
+  const uint64_t in_turn = run.device.is_cpu() ? needs.gradients_in_turn(chosen) : 0;
   memory.gradients -= in_turn;
   run.state.micro_rows = chosen.rows;
   run.state.arena_limit =

@@ -1,15 +1,29 @@
 #include "train_sft/train/optimizer.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "train_sft/base/error.h"
 #include "train_sft/ops/adamw.h"
+#include "train_sft/ops/device_table.h"
 #include "train_sft/ops/zero.h"
 
 namespace train_sft {
+
+namespace {
+
+constexpr int64_t kUpdateSize = sizeof(ops::DeviceUpdate) / sizeof(double);
+
+at::Tensor moments_of(const Parameters& parameters, TrainedPart part) {
+  if (parameters.device().is_cpu())
+    return ops::zeros(part.end - part.first, parameters.master().scalar_type());
+  return at::zeros({part.end - part.first}, parameters.master().options());
+}
+
+}  // namespace
 
 OptimizerOptions optimizer_options(const TrainConfig& config) {
   OptimizerOptions options;
@@ -33,8 +47,10 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
     : parameters_(parameters),
       options_(options),
       part_(part),
-      exp_avg_(ops::zeros(part.end - part.first, parameters.master().scalar_type())),
-      exp_avg_sq_(ops::zeros(part.end - part.first, parameters.master().scalar_type())) {
+      exp_avg_(moments_of(parameters, part)),
+      exp_avg_sq_(moments_of(parameters, part)) {
+  if (!parameters.device().is_cpu())
+    device_update_ = at::zeros({kUpdateSize + 1}, parameters.master().options().dtype(at::kDouble));
   // The gaps between parameters hold zeros with zero gradients: an update leaves them zero, so a
   // range may run across them, as long as nothing frozen lies between.
   size_t matrices_before = 0;  // a range does not run across a matrix
@@ -106,8 +122,17 @@ double Optimizer::grad_norm(double denominator) const {
 }
 
 double Optimizer::sum_of_squares() const {
-  return ops::sum_of_squares(
-      parameters_.gradients().narrow(0, part_.first, part_.end - part_.first));
+  const at::Tensor gradients =
+      parameters_.gradients().narrow(0, part_.first, part_.end - part_.first);
+  const ops::DeviceTable* device = ops::device_table(gradients);
+  if (device == nullptr) return ops::sum_of_squares(gradients);
+  const at::Tensor place = device_update_.narrow(0, kUpdateSize, 1);  // nothing is allocated here
+  auto* sum = static_cast<double*>(place.mutable_data_ptr());
+  device->zero(place);
+  device->sum_of_squares(sum, gradients);
+  double total = 0;
+  device->download_end(device->download_begin(sum, sizeof(total)), &total, sizeof(total));
+  return total;
 }
 
 at::Tensor Optimizer::moment(const at::Tensor& flat, const ParameterInfo& parameter) const {
@@ -124,6 +149,28 @@ void Optimizer::update(double lr, double denominator, double grad_norm) {
   muon(lr, clip / denominator);
 }
 
+// What was decided here, for the device's kernels.
+void Optimizer::upload(const ops::AdamWStep& pass) {
+  ops::DeviceUpdate update;
+  update.lr = pass.lr;
+  update.t = static_cast<double>(t);
+  update.grad_scale = pass.grad_scale;
+  update.bias_correction1 = pass.bias_correction1;
+  update.bias_correction2 = pass.bias_correction2;
+  ops::device_table(device_update_)
+      ->upload(device_update_.mutable_data_ptr(), &update, sizeof(update));
+}
+
+void Optimizer::copy_moments(const Optimizer& other) {
+  exp_avg_.copy_(other.exp_avg_);
+  exp_avg_sq_.copy_(other.exp_avg_sq_);
+  t = other.t;
+}
+
+Optimizer Optimizer::of(Parameters& host) const {
+  return Optimizer(host, options_, part_);
+}
+
 void Optimizer::adamw(double lr, double grad_scale) {
   ops::AdamWStep pass;
   pass.lr = lr;
@@ -134,11 +181,24 @@ void Optimizer::adamw(double lr, double grad_scale) {
   pass.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
   pass.grad_scale = grad_scale;
   const bool separate_compute = parameters_.masters_apart();
+  const ops::DeviceTable* device = ops::device_table(parameters_.master());
+  if (device != nullptr) upload(pass);
   for (const auto& range : ranges_) {
     const auto cut = [&](const at::Tensor& flat, int64_t offset) {
       return flat.narrow(0, offset, range.numel);
     };
     pass.weight_decay = range.decay ? options_.weight_decay : 0.0;
+    if (device != nullptr) {
+      device->adamw(cut(parameters_.master(), range.master_offset),
+                    separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
+                    cut(parameters_.gradients(), range.trained_offset),
+                    cut(exp_avg_, range.trained_offset - part_.first),
+                    cut(exp_avg_sq_, range.trained_offset - part_.first),
+                    static_cast<const ops::DeviceUpdate*>(device_update_.const_data_ptr()),
+                    {options_.beta1, options_.beta2, options_.eps, options_.grad_clip},
+                    pass.weight_decay);
+      continue;
+    }
     ops::adamw(cut(parameters_.master(), range.master_offset),
                separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
                cut(parameters_.gradients(), range.trained_offset),

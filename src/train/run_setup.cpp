@@ -15,6 +15,7 @@
 #include "train_sft/base/signals.h"
 #include "train_sft/collective/agreement.h"
 #include "train_sft/model/parameters.h"
+#include "train_sft/ops/load_device.h"
 
 namespace train_sft {
 namespace {
@@ -25,7 +26,11 @@ void choose_machine(Run& run) {
   const TrainConfig& config = run.config();
   const auto& saved = run.start.state;
   const ProcessPlace& place = run.collective.place();
+  const ops::ChosenDevice chosen = ops::choose_device(config.device);
+  if (!chosen.said.empty()) log::info("{}", chosen.said);
+  run.device = chosen.device;
   run.state.precision = resolve_precision(config);
+  if (!run.device.is_cpu() && config.precision == "auto") run.state.precision = "bf16";
   run.state.threads = config.threads == 0 && place.world_size > 1 ? cores_of_process(place)
                                                                   : resolve_threads(config);
   run.state.processes = place.world_size;
@@ -45,6 +50,11 @@ void choose_machine(Run& run) {
       log::warning("threads: {} now and {} when the checkpoint was made; sums round differently",
                    config.threads, saved->threads);
   }
+  if (run.state.precision == "fp8" && !chosen.fp8)
+    throw UsageError(
+        "precision fp8: {} has no 8-bit products; use --precision bf16, or a GPU of compute "
+        "capability 8.9 or more",
+        run.device.is_cpu() ? "the CPU" : run.device.str());
   at::set_num_threads(static_cast<int>(run.state.threads));
 }
 
@@ -96,16 +106,28 @@ void prepare_batches(Run& run) {
   run.state.tokenizer_fingerprint = run.tokenizer->fingerprint();
 }
 
+// What the CPU can and a device cannot yet.
+void check_device_settings(const Run& run) {
+  const auto refuse = [&](const char* what) {
+    throw UsageError("{} is not there on {} yet; use --device cpu, or leave it out", what,
+                     run.device.str());
+  };
+  if (run.config().optimizer == "muon") refuse("optimizer muon");
+  if (run.collective.size() > 1) refuse("a run of several processes");
+}
+
 void prepare_model(Run& run) {
   ModelConfig& model = run.settings.config.model;
   if (run.start.kind == StartKind::fresh) model.block_size = run.config().block_size;
   validate(model);
-  const auto compute = run.state.precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  const auto compute = run.state.precision == "fp32" ? at::kFloat : at::kBFloat16;
   const TrainConfig& config = run.config();
   const Training training = training_of(config);
   if (training.adapts() && run.start.kind == StartKind::fresh)
     throw UsageError("lora_rank: there is no model to adapt; add --pretrained_model PATH");
-  run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute, true, training);
+  if (!run.device.is_cpu()) check_device_settings(run);
+  run.parameters =
+      std::make_unique<Parameters>(model, at::kFloat, compute, true, training, run.device);
   run.shards = std::make_unique<OptimizerShards>(run.collective, *run.parameters,
                                                  config.shard == "optimizer");
   if (run.shards->shared() && config.histogram_interval > 0)
@@ -123,6 +145,7 @@ void prepare_engine(Run& run, EngineOptions engine) {
   engine.dropout = config.dropout;
   engine.seed = static_cast<uint64_t>(config.seed);
   engine.recompute = parse_recompute(config.recompute);
+  engine.fp8.on = run.state.precision == "fp8";
   run.engine = std::make_unique<Engine>(*run.parameters, engine);
 }
 
@@ -145,6 +168,7 @@ void restore(Run& run) {
     case StartKind::extend: {
       const TrainState now = run.state;
       run.state = load_training(checkpoint, *run.parameters, *run.optimizer);
+      load_fp8_state(checkpoint, *run.engine);
       const int64_t recorded_rows = run.state.rows_per_step;
       run.state.data_fingerprint = now.data_fingerprint;
       run.state.tokenizer_fingerprint = now.tokenizer_fingerprint;

@@ -43,6 +43,7 @@ struct Run {
   std::vector<std::unique_ptr<EvalSet>> eval_sets;
   std::optional<RowOrder> order;
 
+  c10::Device device{c10::kCPU};               // where the model is
   uint64_t program_bytes = 0, data_bytes = 0;  // of memory, as they were measured
   BatchShape batch;
   RunShape shape;

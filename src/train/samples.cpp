@@ -1,5 +1,6 @@
 #include "train/samples.h"
 
+#include <optional>
 #include <sstream>
 
 #include "train_sft/base/error.h"
@@ -71,7 +72,10 @@ void write_samples(Run& run, const std::vector<std::vector<int32_t>>& prompts) {
   SamplingOptions sampling;
   sampling.max_new_tokens = kNewTokens;
   sampling.seed = static_cast<uint64_t>(run.config().seed);
-  Decoder decoder(*run.parameters);
+  // Token by token the CPU does it.
+  std::optional<Parameters> host;
+  if (!run.device.is_cpu()) host = run.parameters->host_copy();
+  Decoder decoder(host ? *host : *run.parameters);
   for (size_t i = 0; i < prompts.size() && !signals::stop_requested(); ++i) {
     decoder.clear();
     const std::string prompt = run.tokenizer->decode(prompts[i]);

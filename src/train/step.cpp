@@ -62,12 +62,13 @@ void add_micro_batch(Run& run, StepRows rows, bool is_last, Totals& total) {
     const Batch batch = piece_of_step(run, {first, end});
     total.data_wait_ms += ms_since(begin);
     Engine::LayerDone layer_done;
-    if (is_last && end == rows.end)
+    if (is_last && end == rows.end && run.device.is_cpu())
       layer_done = [&run](int64_t layer) { run.reduction->layer_done(layer); };
     LossSums sums;
     try {
       sums = run.engine->forward_backward(batch, static_cast<uint64_t>(run.state.step), layer_done);
-    } catch (const ResourceError& error) {  // before anything was added
+    } catch (const ResourceError& error) {
+      if (!run.device.is_cpu()) throw;  // on the CPU before anything was added
       cut_pieces(run, static_cast<int64_t>(end - first), error);
       continue;
     }
@@ -113,9 +114,8 @@ Totals over_ranks(Run& run, const Totals& own) {
 // Gradients and losses of all pieces of all micro-batches as sums: one division at the end makes
 // 1×8, 2×4 and 8×1 the same step, however unevenly tokens are learned. Ranks of the batch beyond
 // the processes there are are worked off in turn.
-Totals accumulate(Run& run) {
+Totals own_part(Run& run) {
   Totals own;
-  run.collective.at_step(run.state.step + 1);
   run.engine->gives_way() ? run.parameters->drop_gradients() : run.parameters->zero_gradients();
   // An epoch's last step is short.
   const uint64_t rows = run.order->rows_in_step(static_cast<uint64_t>(run.state.data_step));
@@ -124,6 +124,28 @@ Totals accumulate(Run& run) {
   if (micro_batches.empty()) own.interrupted = signals::stop_requested();
   for (size_t m = 0; m < micro_batches.size() && !own.interrupted; ++m)
     add_micro_batch(run, micro_batches[m], m + 1 == micro_batches.size(), own);
+  own.sums.loss += run.engine->take_sums().loss;
+  return own;
+}
+
+// On a device memory can run out in the middle of a micro-batch: the step starts again from zeroed
+// gradients, with the same rows in the same order.
+Totals own_part_whatever_fits(Run& run) {
+  while (true) {
+    try {
+      return own_part(run);
+    } catch (const ResourceError& error) {
+      if (run.device.is_cpu()) throw;
+      run.engine->release_memory();
+      run.engine->take_sums();
+      cut_pieces(run, std::min(run.state.micro_rows, run.batch.batch_size), error);
+    }
+  }
+}
+
+Totals accumulate(Run& run) {
+  run.collective.at_step(run.state.step + 1);
+  const Totals own = own_part_whatever_fits(run);
   const profile::Scope scope("other ranks");
   run.reduction->start_rest();
   const Totals total = over_ranks(run, own);
@@ -205,6 +227,7 @@ StepOutcome take_step(Run& run) {
   outcome.interrupted = total.interrupted;
   outcome.save_asked = total.save_asked;
   if (outcome.interrupted) return outcome;
+  run.engine->end_step();
 
   outcome.lr = run.schedule.lr(state.step) * state.lr_scale;
   outcome.tokens = total.tokens;

@@ -35,6 +35,11 @@ SafetensorsEntry safetensors_entry(const std::string& name, const at::Tensor& te
           std::span(bytes, static_cast<size_t>(tensor.nbytes()))};
 }
 
+at::Tensor on_cpu(const at::Tensor& tensor) {
+  if (!tensor.defined() || tensor.is_cpu()) return tensor;
+  return at::empty(tensor.sizes(), at::TensorOptions().dtype(tensor.scalar_type())).copy_(tensor);
+}
+
 void copy_entry(const SafetensorsEntry& entry, at::Tensor target, const std::string& file) {
   if (entry.shape != target.sizes().vec())
     throw CheckpointError("{}: tensor '{}' has shape [{}], the model needs [{}]", file, entry.name,

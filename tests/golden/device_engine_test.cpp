@@ -171,6 +171,37 @@ TEST_P(DeviceEngineTest, AdaptersAndBFloat16Too) {
   }
 }
 
+// Of a size that is not padded: what stands in padding has a part in the scales.
+TEST(DeviceEngine, EightBitProductsToo) {
+  fake_device::Device device;
+  ModelConfig config = samples::configs()[2].config;
+  config.n_layer = 4;
+  config.ffn_hidden = 96;
+  for (const bool weight_gradient : {false, true}) {
+    EngineOptions options;
+    options.fp8 = {.on = true, .weight_gradient = weight_gradient};
+    Both both(config, at::kFloat, at::kFloat, options);
+    Both exact(config, at::kFloat, at::kFloat, {});
+    for (uint64_t step = 0; step < 4; ++step) {
+      samples::BatchOptions rows;
+      rows.lengths.assign(8, 16);
+      rows.learned_of_ten = 10;
+      rows.seed = step;
+      const Batch batch = samples::batch(config, rows);
+      for (Engine* engine : {both.on_cpu.get(), both.on_device.get(), exact.on_cpu.get()}) {
+        engine->forward_backward(batch, step);
+        engine->end_step();
+      }
+    }
+    EXPECT_GE(device.counts().replays, 2);
+    expect_same_step(both, 1e-3, "8 bits");
+    // And it is 8 bits: near the exact gradients, not at them.
+    const double error = relative_error(both.host.gradients(), exact.host.gradients());
+    EXPECT_GT(error, 0.005);
+    EXPECT_LT(error, 0.2);
+  }
+}
+
 TEST_P(DeviceEngineTest, AGraphHasTheBitsOfTheSameWorkWithoutOne) {
   fake_device::Device device;
   EngineOptions options;

@@ -16,6 +16,7 @@
 #include "train_sft/ops/cross_entropy.h"
 #include "train_sft/ops/dropout.h"
 #include "train_sft/ops/embedding.h"
+#include "train_sft/ops/fp8_linear.h"
 #include "train_sft/ops/gelu.h"
 #include "train_sft/ops/layer_norm.h"
 #include "train_sft/ops/qk_norm.h"
@@ -317,6 +318,29 @@ void add_product_entries(ops::DeviceTable& t) {
   };
 }
 
+void add_fp8_entries(ops::DeviceTable& t) {
+  t.fp8_quantize = [](const Tensor& values, const Tensor& transposed, const Tensor& amax,
+                      const Tensor& input, const Tensor& scale, ops::Fp8Format format) {
+    queue([=](auto&... x) { ops::fp8_quantize(x..., format); }, values, transposed, amax, input,
+          scale);
+  };
+  t.fp8_amax = [](const Tensor& amax, const Tensor& input) { queue(&ops::fp8_amax, amax, input); };
+  t.fp8_update_scales = [](const Tensor& history, const Tensor& amax, const Tensor& scale,
+                           const Tensor& scale_inverse, const Tensor& largest, double margin) {
+    queue([=](auto&... x) { ops::fp8_update_scales(x..., margin); }, history, amax, scale,
+          scale_inverse, largest);
+  };
+  t.fp8_matmul = [](const Tensor& out, const ops::Fp8Operand& a, const ops::Fp8Operand& b,
+                    const Tensor& bias, bool accumulate) {
+    queue(
+        [=, fa = a.format, fb = b.format](auto& o, auto& va, auto& sa, auto& vb, auto& sb,
+                                          auto& c) {
+          ops::fp8_matmul(o, {va, sa, fa}, {vb, sb, fb}, c, accumulate);
+        },
+        out, a.values, a.scale_inverse, b.values, b.scale_inverse, bias);
+  };
+}
+
 void add_update_entries(ops::DeviceTable& t) {
   t.sum_of_squares = [](double* sum, const Tensor& flat) {
     queue([=](auto& x) { *sum += ops::sum_of_squares(x); }, flat);
@@ -354,6 +378,7 @@ ops::DeviceTable table() {
   add_norm_entries(t);
   add_attention_entries(t);
   add_product_entries(t);
+  add_fp8_entries(t);
   add_update_entries(t);
   return t;
 }

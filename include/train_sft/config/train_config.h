@@ -100,7 +100,7 @@ struct TrainConfig {
   bool json = false;
 
   // -- machine
-  std::string device = "auto";     // auto, cpu
+  std::string device = "auto";     // auto, cpu, cuda, cuda:N
   std::string precision = "auto";  // auto, fp32, bf16
   int64_t threads = 0;             // 0: the cores this process may use
   std::string max_memory = "90%";  // bytes with a suffix, or a part of what there is

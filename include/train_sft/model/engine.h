@@ -10,12 +10,24 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "train_sft/config/recompute.h"
 #include "train_sft/data/batch.h"
 #include "train_sft/model/parameters.h"
 
 namespace train_sft {
+
+// Linear layers with 8-bit operands, in all layers but the first and the last.
+struct Fp8Options {
+  bool on = false;
+  int64_t history = 16;        // steps whose largest magnitude sets a scale; 1: that of the moment
+  double margin = 0;           // powers of two to spare
+  bool e5m2_gradients = true;  // or e4m3
+  bool weight_gradient = false;  // of 8-bit operands, too
+};
 
 struct EngineOptions {
   double dropout = 0.0;  // after the embedding, and after each attention and feed-forward output
@@ -25,7 +37,8 @@ struct EngineOptions {
   // The arena's memory goes back to the system as the backward goes, as much of it as gradients
   // take in turn: for steps of one micro-batch after Parameters::drop_gradients().
   bool gives_way = false;
-  bool graphs = true;            // on a device: micro-batches of a shape seen before are replayed
+  bool graphs = true;  // on a device: micro-batches of a shape seen before are replayed
+  Fp8Options fp8;
   uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
 };
 
@@ -62,6 +75,14 @@ class Engine {
   // [2, ops::DeviceSums] in double on a device, of which the first are of training: they begin with
   // 0, and whoever reads them zeroes them. Undefined on the CPU.
   const at::Tensor& device_sums() const;
+  // Waits for them and zeroes them. Nothing on the CPU, where forward_backward() returned them.
+  LossSums take_sums();
+  // After each step's last micro-batch: 8-bit scales for the next one. Evaluation uses none.
+  void end_step();
+  // What a resume needs of them, by name, where the parameters are; empty without. restored_fp8()
+  // after they were written to.
+  std::vector<std::pair<std::string, at::Tensor>> fp8_state() const;
+  void restored_fp8();
   // Gives activations back and forgets how large micro-batches were: for smaller ones, when memory
   // ran out.
   void release_memory();

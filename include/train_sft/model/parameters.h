@@ -54,6 +54,7 @@ class Parameters {
   void drop_gradients();
   // The values of a model of the same layout and dtypes, on any device.
   void copy_from(const Parameters& other);
+  Parameters host_copy() const;  // on the CPU, without gradients
   c10::Device device() const { return compute_.device(); }
   void refresh_compute();  // compute = master, rounded; nothing to do when they alias
 

@@ -21,7 +21,8 @@ struct AdamWStep {
 void adamw(const at::Tensor& master, const at::Tensor& compute, const at::Tensor& grad,
            const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const AdamWStep& step);
 
-// Σ x² in double, the same bits for any thread count. Infinite or NaN when an element is.
+// Σ x² in double, the same bits for any thread count. Infinite or NaN when an element is. Waits for
+// a device.
 double sum_of_squares(const at::Tensor& flat);
 
 }  // namespace train_sft::ops

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "train_sft/base/json.h"
+#include "train_sft/model/engine.h"
 #include "train_sft/model/parameters.h"
 #include "train_sft/text/chat_template.h"
 #include "train_sft/text/tokenizer.h"
@@ -58,6 +59,7 @@ struct CheckpointParts {
   const TrainState* state = nullptr;
   const Tokenizer* tokenizer = nullptr;
   const ChatTemplate* chat_template = nullptr;
+  const Engine* engine = nullptr;  // for its 8-bit scales; none: they are not saved
 };
 
 // Returns the directory written: <out_dir>/step_<8 digits>. Moves latest; best_model too if
@@ -97,5 +99,7 @@ void load_weights(const std::string& directory, Parameters& parameters);
 // Weights (masters), moments and state. Throws CheckpointError naming the first difference.
 TrainState load_training(const std::string& directory, Parameters& parameters,
                          Optimizer& optimizer);
+// The 8-bit scales of an engine that has them, and of a checkpoint that does: otherwise nothing.
+void load_fp8_state(const std::string& directory, Engine& engine);
 
 }  // namespace train_sft

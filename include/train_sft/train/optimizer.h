@@ -12,6 +12,7 @@
 
 #include "train_sft/config/train_config.h"
 #include "train_sft/model/parameters.h"
+#include "train_sft/ops/adamw.h"
 #include "train_sft/ops/muon.h"
 
 namespace train_sft {
@@ -59,6 +60,9 @@ class Optimizer {
   at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // likewise
   // A parameter's place in them.
   at::Tensor moment(const at::Tensor& flat, const ParameterInfo& parameter) const;
+  // Between an optimizer on a device and one on the CPU, of the same parameters.
+  void copy_moments(const Optimizer& other);
+  Optimizer of(Parameters& host) const;
   int64_t t = 0;  // updates applied
 
  private:
@@ -71,6 +75,7 @@ class Optimizer {
     int64_t offset, trained_offset, master_offset;  // of the parameter it is, or is a part of
     ops::MuonShape shape;
   };
+  void upload(const ops::AdamWStep& pass);
   void add_matrices(const ParameterInfo& parameter);
   void adamw(double lr, double grad_scale);  // of ranges_
   void muon(double lr, double grad_scale);   // of matrices_
@@ -82,6 +87,7 @@ class Optimizer {
   std::vector<Matrix> matrices_;
   at::Tensor scratch_;  // of Muon
   at::Tensor exp_avg_, exp_avg_sq_;
+  at::Tensor device_update_;  // ops::DeviceUpdate and a sum; undefined on the CPU
 };
 
 }  // namespace train_sft

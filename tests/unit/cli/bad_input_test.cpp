@@ -84,7 +84,13 @@ TEST_F(BadInputTest, CommandLineMistakesAreCode2) {
          AllOf(HasSubstr("grad_accum 2"), HasSubstr("total_batch_size 64")));
   expect(tiny("text.txt", {"--total_batch_size", "100"}), 2,
          AllOf(HasSubstr("batch_size 4 × block_size 16 = 64"), HasSubstr("64 and 128")));
-  expect(tiny("text.txt", {"--device", "cuda"}), 2, HasSubstr("auto, cpu"));
+  expect(tiny("text.txt", {"--device", "gpu"}), 2, HasSubstr("auto, cpu, cuda"));
+  setenv("TRAIN_SFT_CUDA_PLUGIN", "/nowhere/plugin.so", 1);
+  expect(tiny("text.txt", {"--device", "cuda"}), 2,
+         AllOf(HasSubstr("/nowhere/plugin.so is not there"), HasSubstr("--device cpu")));
+  unsetenv("TRAIN_SFT_CUDA_PLUGIN");
+  expect(tiny("text.txt", {"--device", "cpu", "--precision", "fp8"}), 2,
+         AllOf(HasSubstr("precision fp8"), HasSubstr("bf16")));
   write_file_atomically("train_sft.json", "{\n  \"lr\": 1,\n  \"bacth_size\": 2\n}");
   expect(tiny("text.txt"), 2, AllOf(HasSubstr("train_sft.json"), HasSubstr("batch_size")));
 }

@@ -117,7 +117,9 @@ TEST(OptionTableTest, WrongValuesNameOptionValueAndWhatWasExpected) {
   EXPECT_THAT(message("lr_schedule", "cosin"), HasSubstr("constant, linear, cosine"));
   EXPECT_THAT(message("use_tensorboard", "maybe"), HasSubstr("true or false"));
   EXPECT_THAT(message("data", 3), HasSubstr("a text or a list of texts"));
-  EXPECT_THAT(message("device", "cuda"), HasSubstr("cpu"));
+  EXPECT_THAT(message("device", "gpu"), HasSubstr("auto, cpu, cuda"));
+  EXPECT_THAT(message("device", "cuda:x"), HasSubstr("auto, cpu, cuda"));
+  EXPECT_EQ(message("device", "cuda:3"), "(no error)");
   EXPECT_EQ(message("max_iters", -1), "(no error)");
   EXPECT_THAT(message("max_iters", -2), HasSubstr("from -1"));
   EXPECT_EQ(message("max_iters", 1e6), "(no error)");

@@ -1,0 +1,45 @@
+// Where to compute, as --device asks: the CPU, or a device whose plugin is loaded then and not
+// before.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+
+namespace train_sft::ops {
+
+// What there is on a machine.
+struct DeviceSearch {
+  std::string plugin;      // the plugin's path
+  bool shows_gpu = false;  // a driver's device file, or its library
+};
+// The plugin stands beside the program; TRAIN_SFT_CUDA_PLUGIN names another.
+DeviceSearch this_machine();
+
+struct ChosenDevice {
+  c10::Device device{c10::kCPU};
+  std::string said;  // one line for the log; "" for a plain CPU
+  bool bf16 = false, fp8 = false;
+  uint64_t memory_bytes = 0;
+};
+
+// "auto", "cpu", "cuda" or "cuda:N". The table of the device is registered. auto without a GPU that
+// works is the CPU, and `said` why; cuda without one is a UsageError with the remedy. Once a
+// process for a GPU: asking for another afterwards is an error.
+ChosenDevice choose_device(const std::string& asked, const DeviceSearch& search = this_machine());
+
+// For tests: what choose_device() finds for anything but "cpu" while it lives.
+class DeviceOverride {
+ public:
+  explicit DeviceOverride(const ChosenDevice& device);
+  ~DeviceOverride();
+  DeviceOverride(const DeviceOverride&) = delete;
+  DeviceOverride& operator=(const DeviceOverride&) = delete;
+
+ private:
+  ChosenDevice device_;
+  const ChosenDevice* previous_;
+};
+
+}  // namespace train_sft::ops

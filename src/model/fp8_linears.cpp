@@ -1,0 +1,142 @@
+#include "model/fp8_linears.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include "train_sft/base/error.h"
+
+namespace train_sft {
+namespace {
+
+std::vector<ops::Fp8Format> formats_of_values(int64_t count, const Fp8Options& options) {
+  std::vector<ops::Fp8Format> formats;
+  for (int64_t i = 0; i < count; ++i) {
+    formats.push_back(ops::Fp8Format::e4m3);
+    formats.push_back(options.e5m2_gradients ? ops::Fp8Format::e5m2 : ops::Fp8Format::e4m3);
+  }
+  return formats;
+}
+
+}  // namespace
+
+Fp8Scales::Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t steps, double margin,
+                     c10::Device device)
+    : margin_(margin) {
+  TRAIN_SFT_CHECK(steps >= 1, "a history of {} steps", steps);
+  const auto count = static_cast<int64_t>(formats.size());
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  history = at::zeros({count, steps}, options);
+  amax_ = at::zeros({count}, options);
+  scale = at::full({count}, 1.0, options);
+  scale_inverse_ = at::full({count}, 1.0, options);
+  at::Tensor largest = at::empty({count}, at::kFloat);
+  for (int64_t i = 0; i < count; ++i)
+    largest.mutable_data_ptr<float>()[i] = ops::fp8_largest(formats[static_cast<size_t>(i)]);
+  largest_ = at::empty({count}, options).copy_(largest);
+  for (int64_t i = 0; i < count; ++i)
+    slots_.push_back({history.narrow(0, i, 1), amax_.narrow(0, i, 1), scale.narrow(0, i, 1),
+                      scale_inverse_.narrow(0, i, 1), largest_.narrow(0, i, 1),
+                      formats[static_cast<size_t>(i)]});
+}
+
+void Fp8Scales::find(const Slot& slot, const at::Tensor& tensor) const {
+  ops::fp8_amax(slot.amax, tensor);
+  ops::fp8_update_scales(slot.history, slot.amax, slot.scale, slot.scale_inverse, slot.largest,
+                         margin_);
+}
+
+void Fp8Scales::update_all() const {
+  ops::fp8_update_scales(history, amax_, scale, scale_inverse_, largest_, margin_);
+}
+
+void Fp8Scales::restored() const {
+  const at::Tensor host = at::empty(scale.sizes(), at::kFloat).copy_(scale);
+  float* values = host.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < host.numel(); ++i) values[i] = 1 / values[i];
+  scale_inverse_.copy_(host);
+  amax_.zero_();
+}
+
+Fp8Linears::Fp8Linears(int64_t count, const Fp8Options& options, c10::Device device)
+    : options_(options),
+      values_(formats_of_values(count, options), options.history, options.margin, device),
+      weights_(std::vector(static_cast<size_t>(count), ops::Fp8Format::e4m3), 1, 0, device),
+      scratch_(2) {
+  for (at::Tensor& room : scratch_)
+    room = at::empty({0}, at::TensorOptions().dtype(at::kByte).device(device));
+}
+
+at::Tensor Fp8Linears::room(size_t place, int64_t rows, int64_t columns) {
+  at::Tensor& room = scratch_[place];
+  if (room.numel() < rows * columns) {
+    const at::TensorOptions options = room.options();
+    room = at::Tensor();
+    room = at::empty({rows * columns}, options);
+    ++moves_;
+  }
+  return room.narrow(0, 0, rows * columns).view({rows, columns});
+}
+
+ops::Fp8Operand Fp8Linears::rounded(const at::Tensor& tensor, const Fp8Scales::Slot& slot,
+                                    bool transposed, size_t place) {
+  const int64_t rows = tensor.size(0), columns = tensor.size(1);
+  const at::Tensor to = transposed ? room(place, columns, rows) : room(place, rows, columns);
+  // What was found just now must not reach into the next time.
+  const bool remembers = slot.history.size(1) > 1;
+  ops::fp8_quantize(transposed ? at::Tensor() : to, transposed ? to : at::Tensor(),
+                    remembers ? slot.amax : at::Tensor(), tensor, slot.scale, slot.format);
+  return {to, slot.scale_inverse, slot.format};
+}
+
+void Fp8Linears::forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
+                         const at::Tensor& bias, ops::WeightLayout layout, int64_t linear) {
+  const auto& of_weight = weights_.slot(static_cast<size_t>(linear));
+  if (finds_scales()) values_.find(input_slot(linear), input);
+  weights_.find(of_weight, weight);
+  const ops::Fp8Operand x = rounded(input, input_slot(linear), false, 0);
+  const ops::Fp8Operand w = rounded(weight, of_weight, layout == ops::WeightLayout::in_out, 1);
+  ops::fp8_matmul(out, x, w, bias, false);
+}
+
+// The weight's scale is still that of the forward, since the weight is. The gradient's was found
+// when the weight's gradient was computed, which comes first, or is found here.
+void Fp8Linears::backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
+                                const at::Tensor& weight, ops::WeightLayout layout,
+                                int64_t linear) {
+  const auto& of_weight = weights_.slot(static_cast<size_t>(linear));
+  if (finds_scales()) values_.find(gradient_slot(linear), grad_out);
+  const ops::Fp8Operand dy = rounded(grad_out, gradient_slot(linear), false, 0);
+  const ops::Fp8Operand w = rounded(weight, of_weight, layout == ops::WeightLayout::out_in, 1);
+  ops::fp8_matmul(grad_input, dy, w, {}, false);
+}
+
+void Fp8Linears::backward_weight(const at::Tensor& grad_weight, const at::Tensor& input,
+                                 const at::Tensor& grad_out, ops::WeightLayout layout,
+                                 int64_t linear) {
+  if (!options_.weight_gradient)
+    return ops::linear_backward_weight(grad_weight, input, grad_out, layout);
+  if (finds_scales()) values_.find(gradient_slot(linear), grad_out);
+  const ops::Fp8Operand x = rounded(input, input_slot(linear), true, 0);
+  const ops::Fp8Operand dy = rounded(grad_out, gradient_slot(linear), true, 1);
+  if (layout == ops::WeightLayout::out_in)
+    ops::fp8_matmul(grad_weight, dy, x, {}, true);
+  else
+    ops::fp8_matmul(grad_weight, x, dy, {}, true);
+}
+
+void Fp8Linears::end_step() {
+  if (options_.history > 1) values_.update_all();
+  calibrated_ = true;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Fp8Linears::state() const {
+  return {{"fp8/history", values_.history}, {"fp8/scale", values_.scale}};
+}
+
+void Fp8Linears::restored() {
+  values_.restored();
+  calibrated_ = true;
+}
+
+}  // namespace train_sft

@@ -1,0 +1,87 @@
+// Linear layers with 8-bit operands (ops/fp8_linear.h): inputs and weights e4m3, gradients e5m2,
+// one scale a tensor. Scales of inputs and gradients follow the largest of their last steps
+// (delayed scaling, Micikevicius et al. 2022), those of weights are of the moment.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "train_sft/model/engine.h"
+#include "train_sft/ops/fp8_linear.h"
+#include "train_sft/ops/linear.h"
+
+namespace train_sft {
+
+// Of several tensors: the largest magnitudes of their last steps, and the scales that follow.
+class Fp8Scales {
+ public:
+  Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t history, double margin,
+            c10::Device device);
+  struct Slot {
+    at::Tensor history, amax, scale, scale_inverse, largest;  // [1, H], [1] …: views
+    ops::Fp8Format format;
+  };
+  const Slot& slot(size_t i) const { return slots_[i]; }
+  // A slot's scale from what it is about to round.
+  void find(const Slot& slot, const at::Tensor& tensor) const;
+  void update_all() const;
+
+  at::Tensor history, scale;  // [S, H], [S]: the state
+  void restored() const;      // scale_inverse from scale
+
+ private:
+  double margin_;
+  at::Tensor amax_, scale_inverse_, largest_;
+  std::vector<Slot> slots_;
+};
+
+class Fp8Linears {
+ public:
+  // count: linear layers, by whose numbers they are called.
+  Fp8Linears(int64_t count, const Fp8Options& options, c10::Device device);
+
+  // As the ops of the same names in ops/linear.h. The weight's gradient is computed in the input's
+  // dtype unless options.weight_gradient.
+  void forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
+               const at::Tensor& bias, ops::WeightLayout layout, int64_t linear);
+  void backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
+                      const at::Tensor& weight, ops::WeightLayout layout, int64_t linear);
+  void backward_weight(const at::Tensor& grad_weight, const at::Tensor& input,
+                       const at::Tensor& grad_out, ops::WeightLayout layout, int64_t linear);
+
+  // The scales of the next step. The first step finds its scales as it goes.
+  void end_step();
+  bool calibrated() const { return calibrated_; }
+
+  // What a resume needs, by name: views of it on the device. restored() after they were written to.
+  std::vector<std::pair<std::string, at::Tensor>> state() const;
+  void restored();
+
+  // Changes when scratch has moved: what was captured points to the old one.
+  int64_t moves() const { return moves_; }
+
+ private:
+  bool finds_scales() const { return options_.history == 1 || !calibrated_; }
+  const Fp8Scales::Slot& input_slot(int64_t linear) const {
+    return values_.slot(static_cast<size_t>(2 * linear));
+  }
+  const Fp8Scales::Slot& gradient_slot(int64_t linear) const {
+    return values_.slot(static_cast<size_t>(2 * linear + 1));
+  }
+  at::Tensor room(size_t place, int64_t rows, int64_t columns);
+  ops::Fp8Operand rounded(const at::Tensor& tensor, const Fp8Scales::Slot& slot, bool transposed,
+                          size_t place);
+
+  Fp8Options options_;
+  Fp8Scales values_;   // of each linear: its input, its gradient
+  Fp8Scales weights_;  // of each linear
+  bool calibrated_ = false;
+  int64_t moves_ = 0;
+  std::vector<at::Tensor> scratch_;  // uint8
+};
+
+}  // namespace train_sft

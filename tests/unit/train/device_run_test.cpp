@@ -1,0 +1,143 @@
+// Whole runs on a device, through the seam of the GPU (support/fake_device.h).
+#include <gmock/gmock.h>
+
+#include "support/fake_device.h"
+#include "train/evaluate.h"
+#include "train/run_setup.h"
+#include "train/step.h"
+#include "train_sft/ops/load_device.h"
+#include "unit/train/training_fixture.h"
+
+namespace train_sft {
+namespace {
+
+class DeviceRunTest : public TrainingTest {
+ protected:
+  DeviceRunTest()
+      : chosen_({.device = fake_device::kDevice, .said = "computing on a fake device"}) {
+    write_conversations("chat.jsonl", 120);
+  }
+
+  Settings chat(const std::string& out_dir) {
+    Settings settings = tiny();
+    for (const auto& [name, value] :
+         std::vector<std::pair<const char*, Json>>{{"data", {"chat.jsonl"}},
+                                                   {"block_size", 64},
+                                                   {"batch_size", 6},
+                                                   {"grad_accum", 2},
+                                                   {"n_layer", 2},
+                                                   {"dropout", 0.1},
+                                                   {"precision", "fp32"},
+                                                   {"save_interval", 6},
+                                                   {"keep_optimizer", 9},
+                                                   {"sample_interval", 6},
+                                                   {"learning_rate", 1e-3},
+                                                   {"out_dir", out_dir}})
+      set(settings, name, value);
+    return settings;
+  }
+  Settings on_cpu(const std::string& out_dir) {
+    Settings settings = chat(out_dir);
+    set(settings, "device", "cpu");
+    return settings;
+  }
+
+  fake_device::Device device_;
+  ops::DeviceOverride chosen_;
+};
+
+void expect_near(const std::vector<double>& got, const std::vector<double>& expected,
+                 double tolerance) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT_NEAR(got[i] / expected[i], 1, tolerance) << "place " << i;
+}
+
+TEST_F(DeviceRunTest, ItsLossesAreThoseOfTheCpu) {
+  train(on_cpu("cpu"));
+  EXPECT_EQ(device_.counts().calls, 0);
+  EXPECT_EQ(train(chat("device")).code, ExitCode::ok);
+  EXPECT_GT(device_.counts().replays, 10);
+  for (const char* name : {"loss", "grad_norm", "val_loss"})
+    expect_near(column("device", name), column("cpu", name), 1e-4);
+  EXPECT_EQ(verify_checkpoint("device/latest"), "");
+}
+
+TEST_F(DeviceRunTest, AResumeOnTheDeviceIsBitForBitTheUncutRun) {
+  train(chat("whole"));
+  train(chat("cut"));
+  Settings settings = chat("cut");
+  set(settings, "resume", "cut/step_00000006");
+  train(settings);
+  expect_same_files("cut/step_00000012", "whole/step_00000012",
+                    {"model.safetensors", "optimizer.safetensors"});
+}
+
+TEST_F(DeviceRunTest, EightBitScalesAreInTheCheckpoint) {
+  const auto eight_bits = [&](const std::string& out_dir) {
+    Settings settings = chat(out_dir);
+    set(settings, "precision", "fp8");
+    set(settings, "n_layer", 4);
+    return settings;
+  };
+  EXPECT_THAT(message_of<UsageError>(eight_bits("out")), ::testing::HasSubstr("8-bit products"));
+  const ops::DeviceOverride with_fp8({.device = fake_device::kDevice, .said = "", .fp8 = true});
+  train(eight_bits("whole"));
+  train(eight_bits("cut"));
+  Settings settings = eight_bits("cut");
+  set(settings, "resume", "cut/step_00000006");
+  train(settings);
+  expect_same_files("cut/step_00000012", "whole/step_00000012",
+                    {"model.safetensors", "optimizer.safetensors"});
+}
+
+// The n-th allocation of the third step fails, in the middle of a micro-batch or before: the step
+// is taken again in smaller pieces, with the losses of the run to which nothing happened.
+TEST_F(DeviceRunTest, OutOfMemoryTakesTheWholeStepAgainInSmallerPieces) {
+  const auto losses = [&](const std::string& out_dir, int64_t fails, int64_t times,
+                          int64_t& micro_rows) {
+    const auto run = set_up_run(chat(out_dir));
+    std::vector<double> got;
+    for (int step = 0; step < 5; ++step) {
+      if (step == 2 && fails > 0) {
+        run->engine->release_memory();
+        device_.fail_allocation(fails, times);
+      }
+      const StepOutcome outcome = take_step(*run);
+      got.push_back(outcome.loss);
+      got.push_back(outcome.grad_norm);
+    }
+    device_.fail_allocation(0);
+    micro_rows = run->state.micro_rows;
+    return got;
+  };
+  int64_t micro_rows = 0;
+  const std::vector<double> expected = losses("plain", 0, 0, micro_rows);
+  EXPECT_EQ(micro_rows, 6);
+  int restarted = 0;
+  for (int64_t n = 1; n <= 3; ++n) {
+    expect_near(losses(fmt::format("out{}", n), n, 1, micro_rows), expected, 1e-4);
+    restarted += micro_rows == 3;
+  }
+  EXPECT_GE(restarted, 1);
+  expect_near(losses("twice", 1, 2, micro_rows), expected, 1e-4);
+  EXPECT_EQ(micro_rows, 2);
+  EXPECT_THROW(losses("never", 1, 1000, micro_rows), ResourceError);
+}
+
+TEST_F(DeviceRunTest, EvaluationGoesOnInSmallerPiecesToo) {
+  const auto run = set_up_run(chat("out"));
+  const double expected = *evaluate(*run)->val_loss;
+  run->engine->release_memory();
+  device_.fail_allocation(1);
+  EXPECT_NEAR(*evaluate(*run)->val_loss / expected, 1, 1e-5);
+}
+
+TEST_F(DeviceRunTest, WhatADeviceCannotDoYetIsRefused) {
+  Settings settings = chat("out");
+  set(settings, "optimizer", "muon");
+  EXPECT_THAT(message_of<UsageError>(settings), ::testing::HasSubstr("optimizer muon"));
+}
+
+}  // namespace
+}  // namespace train_sft
