@@ -1,6 +1,7 @@
 #include "train/run_setup.h"
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <thread>
@@ -250,7 +251,15 @@ std::unique_ptr<Run> set_up_run(const Settings& given, Collective& collective) {
   together(collective, "the model", [&] {
     prepare_batches(*run);
     run->data_bytes = std::max(anonymous_bytes(), anonymous) - anonymous;
-    prepare_model(*run);
+    try {
+      prepare_model(*run);
+    } catch (const c10::OutOfMemoryError& error) {
+      throw ResourceError(
+          "{} has no memory for the model's weights, gradients and moments: {}; use a smaller "
+          "model "
+          "or train less of it (lora_rank, freeze)",
+          run->device.str(), error.what_without_backtrace());
+    }
   });
   const EngineOptions engine = fit_into_memory(*run);
   together(collective, "the weights", [&] {

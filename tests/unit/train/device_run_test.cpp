@@ -133,6 +133,16 @@ TEST_F(DeviceRunTest, EvaluationGoesOnInSmallerPiecesToo) {
   EXPECT_NEAR(*evaluate(*run)->val_loss / expected, 1, 1e-5);
 }
 
+TEST_F(DeviceRunTest, AModelThatDoesNotFitIsSaidSo) {
+  for (int64_t n = 1; n <= 4; ++n) {  // weights, gradients, both moments
+    device_.fail_allocation(n, 1000);
+    EXPECT_THAT(message_of<ResourceError>(chat("out")),
+                ::testing::HasSubstr("no memory for the model"));
+    remove_tree("out");
+  }
+  device_.fail_allocation(0);
+}
+
 TEST_F(DeviceRunTest, WhatADeviceCannotDoYetIsRefused) {
   Settings settings = chat("out");
   set(settings, "optimizer", "muon");
