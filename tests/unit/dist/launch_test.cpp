@@ -131,11 +131,12 @@ TEST(LaunchTest, TheFirstFailureIsNamedAndTheOthersEnd) {
 }
 
 TEST(LaunchTest, WhoLostAnotherIsNotTheCause) {
-  // The survivor is gone before the one that failed has cleared its memory.
-  const Launched launched = run(
-      shell(3,
-            "trap '' TERM; case $RANK in 0) exit 5;; 1) sleep 0.4; echo bad record >&2; exit 3;; "
-            "2) sleep 0.6; exit 5;; esac"));
+  // The survivor is gone before the one that failed has cleared its memory (and after the others
+  // have set their traps).
+  const Launched launched = run(shell(3,
+                                      "trap '' TERM; case $RANK in 0) sleep 0.2; exit 5;; 1) sleep "
+                                      "0.4; echo bad record >&2; exit 3;; "
+                                      "2) sleep 0.6; exit 5;; esac"));
   EXPECT_EQ(launched.result.exit_code, 3);
   EXPECT_THAT(launched.result.failure, HasSubstr("rank 1 of 3 ended with exit code 3"));
   EXPECT_THAT(launched.result.failure, HasSubstr("bad record"));

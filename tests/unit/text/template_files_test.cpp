@@ -117,6 +117,8 @@ TEST(JinjaTest, HostileTemplatesEnd) {
     } catch (const DataError&) {
     }
   }
+  EXPECT_EQ(jinja::render(jinja::parse("{{ '\xff' | tojson(indent=2) }}"), Json::object()),
+            "\"\xEF\xBF\xBD\"");
   std::string nested;
   for (int i = 0; i < 5000; ++i) nested += "{% if true %}";
   EXPECT_THROW(jinja::parse(nested), DataError);
@@ -166,7 +168,8 @@ TEST_F(TemplateFileTest, MistakesAreNamedWithTheirField) {
        "'trim'"},
   };
   for (const auto& [text, named] : mistakes) {
-    const std::string error = message_of<DataError>([&] { chat_template(file(text)); });
+    const std::string error =
+        message_of<DataError>([&, text = text] { chat_template(file(text)); });
     EXPECT_THAT(error, HasSubstr("mine.json")) << text;
     EXPECT_THAT(error, HasSubstr(named)) << text;
   }
