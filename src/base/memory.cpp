@@ -114,7 +114,8 @@ bool give_back(MemoryBlock pages) {
 
 // The page before what is given to the caller holds the mapping's limits.
 void* allocate_zero_pages(uint64_t bytes) {
-  constexpr uint64_t kLarge = uint64_t{2} << 20, kWorthwhile = 8 * kLarge;
+  // Of a smaller block parts that are never touched would take more than its pages cost.
+  constexpr uint64_t kLarge = uint64_t{2} << 20, kWorthwhile = 32 * kLarge;
   const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   const uint64_t alignment = bytes < kWorthwhile ? page : kLarge;
   const uint64_t whole = bytes + page + alignment;

@@ -20,10 +20,9 @@ int64_t pieces(int64_t rows, int64_t piece) {
   return (rows + piece - 1) / piece;
 }
 
-// The tokens that a piece of so many rows is planned for: of full rows where they fit.
+// The tokens that a piece of so many rows is planned for.
 int64_t planned_tokens(const MicroBatchNeeds& needs, int64_t rows) {
-  const int64_t full = rows * needs.config.block_size;
-  return needs.largest_tokens && !needs.fits(full) ? needs.largest_tokens(rows) : full;
+  return needs.largest_tokens ? needs.largest_tokens(rows) : rows * needs.config.block_size;
 }
 
 }  // namespace

@@ -9,11 +9,11 @@ namespace train_sft {
 namespace {
 
 TEST(ZeroPagesTest, AreZerosOnAPageAndWritable) {
-  for (const uint64_t bytes : {uint64_t{0}, uint64_t{1}, uint64_t{4097}, uint64_t{20} << 20}) {
+  for (const uint64_t bytes : {uint64_t{0}, uint64_t{1}, uint64_t{4097}, uint64_t{66} << 20}) {
     auto* begin = static_cast<char*>(allocate_zero_pages(bytes));
     ASSERT_NE(begin, nullptr);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(begin) % 4096, 0U);
-    if (bytes >= uint64_t{16} << 20) {
+    if (bytes >= uint64_t{64} << 20) {
       EXPECT_EQ(reinterpret_cast<uintptr_t>(begin) % (2 << 20), 0U);
     }
     EXPECT_TRUE(std::all_of(begin, begin + bytes, [](char c) { return c == 0; }));
