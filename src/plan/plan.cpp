@@ -102,12 +102,15 @@ void plan_memory_of_run(PlanFacts& facts) {
       .mean_row_tokens = mean_row_tokens(facts),
       .largest_tokens = largest_tokens(facts)};
   // A run that does not fit is planned as it is set, or row by row.
-  facts.micro_rows = choose_micro_batch(needs).rows;
-  if (facts.micro_rows == 0) facts.micro_rows = config.batch_size_auto ? 1 : facts.batch.batch_size;
-  facts.micro_batch_tokens = needs.largest_tokens ? needs.largest_tokens(facts.micro_rows)
-                                                  : facts.micro_rows * facts.batch.block_size;
-  facts.memory = needs.memory(facts.micro_batch_tokens);
-  facts.memory.gradients -= needs.gradients_in_turn({facts.micro_rows, facts.micro_batch_tokens});
+  MicroBatch chosen = choose_micro_batch(needs);
+  if (chosen.rows == 0) {
+    chosen.rows = config.batch_size_auto ? 1 : facts.batch.batch_size;
+    chosen.tokens = needs.tokens(chosen.rows);
+  }
+  facts.micro_rows = chosen.rows;
+  facts.micro_batch_tokens = chosen.tokens;
+  facts.memory = needs.memory(chosen.tokens);
+  facts.memory.gradients -= needs.gradients_in_turn(chosen);
   facts.optimizer_bytes = static_cast<double>(facts.memory.optimizer) / share;
   const auto elsewhere = static_cast<uint64_t>(facts.optimizer_bytes * (1 - share));
   const uint64_t beside =

@@ -98,9 +98,7 @@ EngineOptions fit_into_memory(Run& run) {
   if (agreed < chosen.rows) chosen = fit_micro_batch(needs, agreed);
   if (chosen.rows == 0) {
     const int64_t rows = needs.config.batch_size_auto ? 1 : run.batch.batch_size;
-    const int64_t tokens =
-        needs.largest_tokens ? needs.largest_tokens(rows) : rows * run.batch.block_size;
-    throw ResourceError("{}", does_not_fit(needs, tokens));
+    throw ResourceError("{}", does_not_fit(needs, needs.tokens(rows)));
   }
   MemoryPlan memory = needs.memory(chosen.tokens);
   const uint64_t in_turn = run.device.is_cpu() ? needs.gradients_in_turn(chosen) : 0;

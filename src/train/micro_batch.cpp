@@ -20,11 +20,6 @@ int64_t pieces(int64_t rows, int64_t piece) {
   return (rows + piece - 1) / piece;
 }
 
-// The tokens that a piece of so many rows is planned for.
-int64_t planned_tokens(const MicroBatchNeeds& needs, int64_t rows) {
-  return needs.largest_tokens ? needs.largest_tokens(rows) : rows * needs.config.block_size;
-}
-
 }  // namespace
 
 int64_t largest_piece_tokens(const RowTable& rows, const RowOrder& order, const BatchShape& batch,
@@ -59,17 +54,16 @@ uint64_t MicroBatchNeeds::gradients_in_turn(const MicroBatch& chosen) const {
 }
 
 MicroBatch fit_micro_batch(const MicroBatchNeeds& needs, int64_t most) {
-  int64_t rows =
-      most_rows(most, [&](int64_t count) { return needs.fits(planned_tokens(needs, count)); });
+  int64_t rows = most_rows(most, [&](int64_t count) { return needs.fits(needs.tokens(count)); });
   if (rows == 0) return {};
   if (rows < most) rows = pieces(most, pieces(most, rows));  // as even as can be
-  return {rows, planned_tokens(needs, rows)};
+  return {rows, needs.tokens(rows)};
 }
 
 MicroBatch choose_micro_batch(const MicroBatchNeeds& needs) {
   const int64_t rows = needs.batch.batch_size;
   if (!needs.config.batch_size_auto) {
-    const int64_t tokens = planned_tokens(needs, rows);
+    const int64_t tokens = needs.tokens(rows);
     return needs.fits(tokens) ? MicroBatch{rows, tokens} : MicroBatch{0, tokens};
   }
   const double row_tokens = std::max(1.0, needs.mean_row_tokens);
@@ -94,7 +88,7 @@ std::string does_not_fit(const MicroBatchNeeds& needs, int64_t tokens) {
     MicroBatchNeeds with = needs;
     with.config.recompute = recompute;
     return most_rows(needs.batch.batch_size,
-                     [&](int64_t count) { return with.fits(planned_tokens(with, count)); });
+                     [&](int64_t count) { return with.fits(with.tokens(count)); });
   };
   const std::string& set = needs.config.recompute;
   const int64_t now = needs.config.batch_size_auto ? 0 : largest(set.c_str());

@@ -256,8 +256,7 @@ std::unique_ptr<Run> set_up_run(const Settings& given, Collective& collective) {
     } catch (const c10::OutOfMemoryError& error) {
       throw ResourceError(
           "{} has no memory for the model's weights, gradients and moments: {}; use a smaller "
-          "model "
-          "or train less of it (lora_rank, freeze)",
+          "model or train less of it (lora_rank, freeze)",
           run->device.str(), error.what_without_backtrace());
     }
   });

@@ -36,23 +36,26 @@ def assert_goes_on_as_the_whole_run(folder, out_dir):
         assert content(folder / "whole" / "latest" / name) == content(folder / out_dir / "latest" / name), name
 
 
+def end_of_others(processes, lost, timeout):
+    """({rank: (code, what it said)} of all but the lost one, seconds until they had ended)"""
+    begin = time.monotonic()
+    ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=timeout)
+    return ended, time.monotonic() - begin
+
+
 @pytest.mark.parametrize("lost", (0, 1, 2))
 @pytest.mark.parametrize("how", ("killed", "hung"))
 def test_the_others_end_in_time_and_the_run_goes_on_bit_for_bit(whole, lost, how):
     out_dir = f"{how}{lost}"
-    others = [rank for rank in range(3) if rank != lost]
     processes = Processes(3, *SETTINGS, "--out_dir", out_dir, cwd=whole)
     try:
         wait_for_step(whole / out_dir, 40 + 37 * lost, processes)
         processes.signal(lost, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
-        begin = time.monotonic()
-        ended = processes.end(ranks=others, timeout=60)
-        seconds = time.monotonic() - begin
+        ended, seconds = end_of_others(processes, lost, 60)
     finally:
         processes.kill_all()
     assert seconds < TIMEOUT + 12, f"{seconds:.1f} s"
-    for rank in others:
-        code, said = ended[rank]
+    for rank, (code, said) in ended.items():
         assert code == 5, f"rank {rank}: {code}\n{said[-3000:]}"
         assert f"rank {rank} of 3: lost the other processes in '" in said, said[-3000:]
     if how == "hung":
@@ -75,7 +78,7 @@ def test_killed_while_all_ranks_write_a_checkpoint(whole, lost):
         try:
             wait_for_step(whole / out_dir, cut + lost, processes)
             processes.signal(lost, signal.SIGKILL)
-            ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=60)
+            ended, _ = end_of_others(processes, lost, 60)
         finally:
             processes.kill_all()
         assert {code for code, _ in ended.values()} == {5}, ended
@@ -108,9 +111,7 @@ def test_hung_while_rank_0_tokenises(tmp_path, lost):
             assert time.monotonic() < deadline and processes.running[0].poll() is None
             time.sleep(0.001)
         processes.signal(lost, signal.SIGSTOP)
-        begin = time.monotonic()
-        ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=90)
-        seconds = time.monotonic() - begin
+        ended, seconds = end_of_others(processes, lost, 90)
     finally:
         processes.kill_all()
     assert_named(ended, lost, "the data")
@@ -135,9 +136,7 @@ def test_hung_while_all_ranks_write_a_checkpoint(whole, lost):
             if list(out_dir.glob("*saving*")):
                 break
             processes.signal(lost, signal.SIGCONT)
-        begin = time.monotonic()
-        ended = processes.end(ranks=[rank for rank in range(3) if rank != lost], timeout=60)
-        seconds = time.monotonic() - begin
+        ended, seconds = end_of_others(processes, lost, 60)
     finally:
         processes.kill_all()
     assert_named(ended, lost, "checkpoint: ")

@@ -41,6 +41,10 @@ struct MicroBatchNeeds {
   // Of the largest piece of so many rows; none: rows are full.
   std::function<int64_t(int64_t rows)> largest_tokens{};
 
+  // Of the largest piece of so many rows: what memory is planned for.
+  int64_t tokens(int64_t rows) const {
+    return largest_tokens ? largest_tokens(rows) : rows * batch.block_size;
+  }
   MemoryPlan memory(int64_t tokens) const;
   // Less than memory() says, when a whole step is computed at once: what fits is chosen without it.
   uint64_t gradients_in_turn(const MicroBatch& chosen) const;

@@ -36,14 +36,19 @@ void set_bias(Matmul& p, const at::Tensor& bias) {
   p.bias_type = cuda_type(bias.scalar_type());
 }
 
-void gemm(const at::Tensor& out, const at::Tensor& a, bool transpose_a, const at::Tensor& b,
-          bool transpose_b, double alpha, const at::Tensor& bias, bool accumulate) {
+Matmul into(const at::Tensor& out) {
   Matmul p;
   p.out = out.data_ptr();
   p.out_type = cuda_type(out.scalar_type());
   p.stride = stride_of(out);
   p.M = out.size(0);
   p.N = out.size(1);
+  return p;
+}
+
+void gemm(const at::Tensor& out, const at::Tensor& a, bool transpose_a, const at::Tensor& b,
+          bool transpose_b, double alpha, const at::Tensor& bias, bool accumulate) {
+  Matmul p = into(out);
   p.K = a.size(transpose_a ? 0 : 1);
   TORCH_CHECK(a.size(transpose_a ? 1 : 0) == p.M && b.size(transpose_b ? 0 : 1) == p.N &&
                   b.size(transpose_b ? 1 : 0) == p.K,
@@ -192,12 +197,7 @@ MatmulOperand fp8_operand(const Fp8Operand& x, bool transposed) {
 
 void fp8_matmul(const at::Tensor& out, const Fp8Operand& a, const Fp8Operand& b,
                 const at::Tensor& bias, bool accumulate) {
-  Matmul p;
-  p.out = out.data_ptr();
-  p.out_type = cuda_type(out.scalar_type());
-  p.stride = stride_of(out);
-  p.M = out.size(0);
-  p.N = out.size(1);
+  Matmul p = into(out);
   p.K = a.values.size(1);
   TORCH_CHECK(a.values.size(0) == p.M && b.values.size(0) == p.N && b.values.size(1) == p.K,
               "products of ", a.values.sizes(), " and ", b.values.sizes(), " into ", out.sizes());

@@ -25,14 +25,20 @@ __global__ void __launch_bounds__(kThreads)
   out[static_cast<int64_t>(rows[row]) * units + u] = in[static_cast<int64_t>(row) * units + u];
 }
 
+// Calls f.template operator()<Unit>(blocks, units of a row), a thread a unit of `count` rows.
 template <typename F>
-void by_unit(const void* a, const void* b, int64_t row_bytes, F&& f) {
+void by_unit(const void* a, const void* b, int64_t count, int64_t row_bytes, F&& f) {
+  const auto with = [&]<typename Unit>() {
+    const int64_t units = row_bytes / static_cast<int64_t>(sizeof(Unit));
+    f.template operator()<Unit>(static_cast<uint32_t>(divide_up(count * units, kThreads)),
+                                static_cast<uint32_t>(units));
+  };
   if (row_bytes % 16 == 0 && aligned(a) && aligned(b))
-    f.template operator()<uint4>();
+    with.template operator()<uint4>();
   else if (row_bytes % 4 == 0 && aligned(a, 4) && aligned(b, 4))
-    f.template operator()<uint32_t>();
+    with.template operator()<uint32_t>();
   else
-    f.template operator()<uint16_t>();
+    with.template operator()<uint16_t>();
 }
 
 template <typename T, int W>
@@ -157,9 +163,7 @@ __global__ void __launch_bounds__(kThreads) join_runs_kernel(EmbeddingBackward g
 void gather_rows(void* out, const void* in, const int32_t* rows, int64_t count, int64_t row_bytes,
                  cudaStream_t stream) {
   if (count == 0) return;
-  by_unit(out, in, row_bytes, [&]<typename Unit>() {
-    const auto units = static_cast<uint32_t>(row_bytes / static_cast<int64_t>(sizeof(Unit)));
-    const auto blocks = static_cast<uint32_t>(divide_up(count * units, kThreads));
+  by_unit(out, in, count, row_bytes, [&]<typename Unit>(uint32_t blocks, uint32_t units) {
     gather_kernel<Unit><<<blocks, kThreads, 0, stream>>>(static_cast<Unit*>(out),
                                                          static_cast<const Unit*>(in), rows,
                                                          static_cast<uint32_t>(count), units);
@@ -171,9 +175,7 @@ void scatter_rows(void* out, const void* in, const int32_t* rows, int64_t count,
   if (all == 0) return;
   cudaMemsetAsync(out, 0, static_cast<size_t>(all * row_bytes), stream);
   if (count == 0) return;
-  by_unit(out, in, row_bytes, [&]<typename Unit>() {
-    const auto units = static_cast<uint32_t>(row_bytes / static_cast<int64_t>(sizeof(Unit)));
-    const auto blocks = static_cast<uint32_t>(divide_up(count * units, kThreads));
+  by_unit(out, in, count, row_bytes, [&]<typename Unit>(uint32_t blocks, uint32_t units) {
     scatter_kernel<Unit><<<blocks, kThreads, 0, stream>>>(static_cast<Unit*>(out),
                                                           static_cast<const Unit*>(in), rows,
                                                           static_cast<uint32_t>(count), units);

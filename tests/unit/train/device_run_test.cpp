@@ -1,6 +1,8 @@
 // Whole runs on a device, through the seam of the GPU (support/fake_device.h).
 #include <gmock/gmock.h>
 
+#include <functional>
+
 #include "support/fake_device.h"
 #include "train/evaluate.h"
 #include "train/run_setup.h"
@@ -41,6 +43,16 @@ class DeviceRunTest : public TrainingTest {
     set(settings, "device", "cpu");
     return settings;
   }
+  // settings_of: of a run into a directory.
+  void expect_resume_bit_for_bit(const std::function<Settings(const std::string&)>& settings_of) {
+    train(settings_of("whole"));
+    train(settings_of("cut"));
+    Settings settings = settings_of("cut");
+    set(settings, "resume", "cut/step_00000006");
+    train(settings);
+    expect_same_files("cut/step_00000012", "whole/step_00000012",
+                      {"model.safetensors", "optimizer.safetensors"});
+  }
 
   fake_device::Device device_;
   ops::DeviceOverride chosen_;
@@ -64,13 +76,7 @@ TEST_F(DeviceRunTest, ItsLossesAreThoseOfTheCpu) {
 }
 
 TEST_F(DeviceRunTest, AResumeOnTheDeviceIsBitForBitTheUncutRun) {
-  train(chat("whole"));
-  train(chat("cut"));
-  Settings settings = chat("cut");
-  set(settings, "resume", "cut/step_00000006");
-  train(settings);
-  expect_same_files("cut/step_00000012", "whole/step_00000012",
-                    {"model.safetensors", "optimizer.safetensors"});
+  expect_resume_bit_for_bit([&](const std::string& out_dir) { return chat(out_dir); });
 }
 
 TEST_F(DeviceRunTest, EightBitScalesAreInTheCheckpoint) {
@@ -82,13 +88,7 @@ TEST_F(DeviceRunTest, EightBitScalesAreInTheCheckpoint) {
   };
   EXPECT_THAT(message_of<UsageError>(eight_bits("out")), ::testing::HasSubstr("8-bit products"));
   const ops::DeviceOverride with_fp8({.device = fake_device::kDevice, .said = "", .fp8 = true});
-  train(eight_bits("whole"));
-  train(eight_bits("cut"));
-  Settings settings = eight_bits("cut");
-  set(settings, "resume", "cut/step_00000006");
-  train(settings);
-  expect_same_files("cut/step_00000012", "whole/step_00000012",
-                    {"model.safetensors", "optimizer.safetensors"});
+  expect_resume_bit_for_bit(eight_bits);
 }
 
 // The n-th allocation of the third step fails, in the middle of a micro-batch or before: the step
