@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/processes.h"
 #include "train_sft/base/memory.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/plan/plan.h"
@@ -89,8 +90,9 @@ void choose_devices(PlanRequest& request, const Invocation& invocation) {
       throw UsageError("on: {} devices and gpus {} contradict each other; give one of them",
                        request.on->count, config.gpus);
     }
-  } else if (!gpus_given) {
-    config.gpus = config.procs;
+  } else {
+    request.processes = processes_of_start(request.settings);
+    if (!gpus_given) config.gpus = config.procs;
   }
   config.gpus *= request.nodes;
 }

@@ -6,6 +6,7 @@
 #include "train_sft/base/signals.h"
 #include "train_sft/collective/join.h"
 #include "train_sft/dist/environment.h"
+#include "train_sft/ops/load_device.h"
 #include "train_sft/train/trainer.h"
 
 namespace train_sft::cli {
@@ -33,6 +34,7 @@ TrainingResult train_at(const ProcessPlace& place, const Invocation& invocation)
   validate(settings);
   if (place.world_size == 1) return train(settings);
   speak_as(place);
+  if (settings.config.procs == 1) ops::load_early(settings.config.device);
   const auto collective = [&] {
     const signals::ExitDeadline nothing_to_save_yet;
     return join_processes(place, std::chrono::seconds(settings.config.dist_timeout));
@@ -61,6 +63,7 @@ Command train_command() {
       "--learning_rate 7e-5",
       "train_sft --pretrained_model checkpoints/best_model.pt --data alpaca.json --epochs 3",
       "train_sft --resume auto",
+      "train_sft --gpus 8 --data books.txt",
       "train_sft --procs 4 --data books.txt",
       "train_sft --resume checkpoints/best_model.pt --extend-steps 10000",
   };

@@ -14,7 +14,8 @@ struct Failure {
   std::string message;
 };
 
-Failure outcome_of(const std::function<void()>& work) {
+Failure outcome_of(Collective& collective, const std::function<void()>& work) {
+  const LongWork takes_its_time(collective);
   Failure failure;
   try {
     work();
@@ -40,12 +41,11 @@ void in_rounds(Collective& collective, const char* name, const std::function<voi
 }  // namespace
 
 void together(Collective& collective, const char* name, const std::function<void()>& work) {
-  const Failure mine = outcome_of(work);
+  const Failure mine = outcome_of(collective, work);
   const auto coded = [&] {
     return mine.error ? static_cast<char>(mine.code) + mine.message : std::string();
   };
-  const std::vector<std::string> all =
-      collective.exchange_text(coded(), name, Collective::Patience::long_work);
+  const std::vector<std::string> all = collective.exchange_text(coded(), name);
   for (int rank = 0; rank < collective.size(); ++rank) {
     const std::string& said = all[static_cast<size_t>(rank)];
     if (said.empty()) continue;

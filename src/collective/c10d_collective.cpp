@@ -9,6 +9,7 @@
 #include <future>
 #include <optional>
 #include <thread>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include "collective/without_signals.h"
 #include "train_sft/base/error.h"
@@ -20,11 +21,12 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr seconds kLongWork{24 * 3600};
-constexpr seconds kGrace{20};        // of the watchdog beyond c10d's timeout
+constexpr milliseconds kDay{24 * 3600 * 1000};  // c10d's own timeout; ours come before
+constexpr seconds kGrace{20};                   // of the watchdog beyond the run's timeout
 constexpr seconds kToLeave{60};      // for a process that has failed to end in good order
 constexpr seconds kStoreAnswers{5};  // or it is gone
-constexpr seconds kSoon{2};          // most long work is none: only then one looks who lives
+constexpr seconds kSoon{2};          // most waits are short: only then one looks who lives
+constexpr microseconds kLookAtDevice{200}, kLookAtHost{50'000};
 
 // Sleeps between looks, the longer the more there were.
 class Patiently {
@@ -37,6 +39,17 @@ class Patiently {
  private:
   microseconds next_{20};
 };
+
+// c10d sleeps, and wakes this thread when it has ended.
+bool ends_soon(c10d::Work& work) {
+  try {
+    work.wait(kSoon);
+  } catch (const std::exception&) {
+    if (work.isCompleted()) throw;
+    return false;
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -53,12 +66,9 @@ class C10dCollective::Works final : public Pending {
       : owner_(owner), name_(name), on_device_(on_device), works_(std::move(works)) {}
 
   void wait() override {
-    const Call call = owner_.begin(name_, owner_.timeout_);
+    const Call call = owner_.begin(name_);
     owner_.guarded(call, [&] {
-      for (const WorkPointer& work : works_) {
-        if (on_device_) owner_.wait_for_device(call, *work);
-        work->wait();
-      }
+      for (const WorkPointer& work : works_) owner_.wait_for(call, *work, on_device_);
     });
   }
 
@@ -70,16 +80,29 @@ class C10dCollective::Works final : public Pending {
 };
 
 C10dCollective::C10dCollective(const ProcessPlace& place, milliseconds timeout,
-                               const Connect& between_hosts, const Connect& between_devices)
+                               const BetweenHosts& between_hosts)
     : Collective(place),
       timeout_(timeout),
       meeting_(std::make_shared<MeetingPlace>(place, timeout)),
       heart_(meeting_),
-      between_hosts_(between_hosts(meeting_->store())) {
-  if (between_devices) between_devices_ = between_devices(meeting_->store());
+      between_hosts_(between_hosts(meeting_->store())) {}
+
+void C10dCollective::connect_devices(const Connect& connect) {
+  const c10::intrusive_ptr<c10d::Store> own =
+      c10::make_intrusive<c10d::PrefixStore>("train_sft/devices", meeting_->store());
+  try {
+    between_devices_ = Backend::reclaim(connect(own, rank(), size(), kDay.count()));
+  } catch (const std::exception& error) {
+    throw ResourceError("no transport between the processes' devices: {}",
+                        short_reason(error.what()));
+  }
 }
 
 C10dCollective::~C10dCollective() {
+  if (between_devices_ && !abandoned_) {
+    watchdog_.watch(kToLeave, "the transport between the processes' devices did not end");
+    between_devices_->shutdown();
+  }
   if (!abandoned_) return;
   // They would wait for what is under way. The process is about to end.
   if (between_devices_) between_devices_->abort();
@@ -96,7 +119,7 @@ c10d::Backend& C10dCollective::backend_of(const at::Tensor& tensor) const {
 std::unique_ptr<Collective::Pending> C10dCollective::all_reduce(const at::Tensor& values,
                                                                 const char* name) {
   c10d::AllreduceOptions options;
-  options.timeout = timeout_;
+  options.timeout = kDay;
   std::vector<at::Tensor> tensors{values};
   return pending(name, values,
                  [&] { return std::vector{backend_of(values).allreduce(tensors, options)}; });
@@ -108,7 +131,7 @@ std::unique_ptr<Collective::Pending> C10dCollective::reduce_scatter(const at::Te
                                                                     const char* name) {
   return each_part(flat, limits, name, [&](std::vector<at::Tensor>& part, int owner) {
     c10d::ReduceOptions options;
-    options.timeout = timeout_;
+    options.timeout = kDay;
     options.rootRank = owner;
     return backend_of(flat).reduce(part, options);
   });
@@ -119,28 +142,25 @@ std::unique_ptr<Collective::Pending> C10dCollective::all_gather(const at::Tensor
                                                                 const char* name) {
   return each_part(flat, limits, name, [&](std::vector<at::Tensor>& part, int owner) {
     c10d::BroadcastOptions options;
-    options.timeout = timeout_;
+    options.timeout = kDay;
     options.rootRank = owner;
     return backend_of(flat).broadcast(part, options);
   });
 }
 
-std::vector<std::string> C10dCollective::exchange(const std::string& mine, const char* name,
-                                                  Patience patience) {
+std::vector<std::string> C10dCollective::exchange(const std::string& mine, const char* name) {
   const auto length = static_cast<int64_t>(mine.size());
   at::Tensor own = at::empty({length}, at::kByte);
   std::memcpy(own.mutable_data_ptr(), mine.data(), mine.size());
   std::vector<at::Tensor> inputs{own};
   std::vector<std::vector<at::Tensor>> outputs(1);
   for (int r = 0; r < size(); ++r) outputs[0].push_back(at::empty({length}, at::kByte));
-  const bool is_long = patience == Patience::long_work;
   c10d::AllgatherOptions options;
-  options.timeout = is_long ? std::max<milliseconds>(timeout_, kLongWork) : timeout_;
-  const Call call = begin(name, options.timeout);
+  options.timeout = kDay;
+  const Call call = begin(name);
   guarded(call, [&] {
     const WorkPointer work = between_hosts_->allgather(outputs, inputs, options);
-    if (is_long) wait_long(call, *work);
-    work->wait();
+    wait_for(call, *work, false);
   });
   std::vector<std::string> all;
   for (const at::Tensor& bytes : outputs[0])
@@ -151,15 +171,21 @@ std::vector<std::string> C10dCollective::exchange(const std::string& mine, const
 std::unique_ptr<Collective::Pending> C10dCollective::pending(
     const char* name, const at::Tensor& tensor,
     const std::function<std::vector<WorkPointer>()>& start) {
+  const bool on_device = !tensor.device().is_cpu();
   std::vector<WorkPointer> works;
+  // The first call between devices connects them, and may hang in it.
+  if (on_device)
+    watchdog_.watch(timeout_ + kGrace,
+                    message({name, step()}, "the devices' transport does not start it", ""));
   try {
     works = start();
+    watchdog_.rest();
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
     fail({name, step()}, short_reason(error.what()), missing_ranks());
   }
-  return std::make_unique<Works>(*this, name, !tensor.device().is_cpu(), std::move(works));
+  return std::make_unique<Works>(*this, name, on_device, std::move(works));
 }
 
 std::unique_ptr<Collective::Pending> C10dCollective::each_part(const at::Tensor& flat,
@@ -179,43 +205,40 @@ std::unique_ptr<Collective::Pending> C10dCollective::each_part(const at::Tensor&
   });
 }
 
-C10dCollective::Call C10dCollective::begin(const char* name, milliseconds limit) {
+C10dCollective::Call C10dCollective::begin(const char* name) {
   Call call{name, step()};
-  watchdog_.watch(std::min(limit, timeout_) + kStoreAnswers,
+  watchdog_.watch(timeout_ + kStoreAnswers,
                   message(call, "the meeting place does not answer", kNoMeetingPlace));
   ++calls_;
   guarded(call, [&] { meeting_->arrived(calls_); });
-  watchdog_.watch(limit + kGrace, message(call, "it has neither ended nor failed in time", ""));
+  heart_.waits(true);
+  watchdog_.watch(timeout_ + kGrace, message(call, "it has neither ended nor failed in time", ""));
   return call;
 }
 
-void C10dCollective::wait_for_device(const Call& call, c10d::Work& work) const {
-  Patiently patiently;
-  while (!work.isCompleted()) {
-    if (Clock::now() - call.since >= timeout_) throw std::runtime_error("timed out");
-    patiently.sleep(microseconds(200));
-  }
-  if (const std::exception_ptr error = work.exception()) std::rethrow_exception(error);
-}
-
-void C10dCollective::wait_long(const Call& call, c10d::Work& work) {
+void C10dCollective::wait_for(const Call& call, c10d::Work& work, bool on_device) {
+  if (!on_device && ends_soon(work)) return;
   std::optional<Lookout> lookout;
   Patiently patiently;
   while (!work.isCompleted()) {
-    patiently.sleep(milliseconds(50));
+    watchdog_.extend(timeout_ + kGrace);
+    patiently.sleep(on_device ? kLookAtDevice : kLookAtHost);
     if (!lookout) {
       if (Clock::now() - call.since >= kSoon) lookout.emplace(meeting_, size(), timeout_);
-    } else if (const auto silent = lookout->silent()) {
+    } else if (const auto verdict = lookout->verdict()) {
       abandoned_ = true;
-      fail(call, "it is stopped, or its machine is gone", *silent);
+      fail(call, *verdict, "");
     }
   }
+  if (const std::exception_ptr error = work.exception()) std::rethrow_exception(error);
+  work.wait();
 }
 
 void C10dCollective::guarded(const Call& call, const std::function<void()>& wait) {
   try {
     wait();
     watchdog_.rest();
+    heart_.waits(false);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
@@ -226,6 +249,7 @@ void C10dCollective::guarded(const Call& call, const std::function<void()>& wait
 
 void C10dCollective::fail(const Call& call, const std::string& reason, const std::string& who) {
   const std::string said = message(call, reason, who);
+  heart_.waits(false);
   watchdog_.watch(kToLeave, said + "; the process did not end in good order after that");
   throw LostProcesses(said);
 }

@@ -23,20 +23,24 @@ std::string short_reason(std::string text);
 class C10dCollective final : public Collective {
  public:
   using Backend = c10::intrusive_ptr<c10d::Backend>;
-  using Connect = std::function<Backend(const c10::intrusive_ptr<c10d::Store>& store)>;
+  using BetweenHosts = std::function<Backend(const c10::intrusive_ptr<c10d::Store>& store)>;
 
-  // between_devices: none, if all tensors are on the CPU.
   C10dCollective(const ProcessPlace& place, std::chrono::milliseconds timeout,
-                 const Connect& between_hosts, const Connect& between_devices = {});
+                 const BetweenHosts& between_hosts);
   ~C10dCollective() override;
+
+  void progressed() override { heart_.worked(); }
+  void connect_devices(const Connect& connect) override;
 
   std::unique_ptr<Pending> all_reduce(const at::Tensor& values, const char* name) override;
   std::unique_ptr<Pending> reduce_scatter(const at::Tensor& flat, const ShardLimits& limits,
                                           const char* name) override;
   std::unique_ptr<Pending> all_gather(const at::Tensor& flat, const ShardLimits& limits,
                                       const char* name) override;
-  std::vector<std::string> exchange(const std::string& mine, const char* name,
-                                    Patience patience) override;
+  std::vector<std::string> exchange(const std::string& mine, const char* name) override;
+
+ protected:
+  void long_work(bool begins) override { heart_.long_work(begins); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -56,13 +60,12 @@ class C10dCollective final : public Collective {
   std::unique_ptr<Pending> pending(const char* name, const at::Tensor& tensor,
                                    const std::function<std::vector<WorkPointer>()>& start);
 
-  // This rank has come to a call, and waits in it from now on for so long at most.
-  Call begin(const char* name, std::chrono::milliseconds limit);
-  // Until a device has done it: c10d's own wait() would return at once, and a peer that is gone
-  // show as a device that never ends.
-  void wait_for_device(const Call& call, c10d::Work& work) const;
-  // Others may take a day before they come; who gives no sign of life is not waited for.
-  void wait_long(const Call& call, c10d::Work& work);
+  // This rank has come to a call, and waits in it from now on.
+  Call begin(const char* name);
+  // Until it has ended, as long as those who have not come live and are at work. A device is looked
+  // at, too: c10d's own wait() would return at once, and a peer that is gone show as a device that
+  // never ends.
+  void wait_for(const Call& call, c10d::Work& work, bool on_device);
   void guarded(const Call& call, const std::function<void()>& wait);
   [[noreturn]] void fail(const Call& call, const std::string& reason, const std::string& who);
   std::string message(const Call& call, const std::string& reason, const std::string& who) const;

@@ -25,7 +25,7 @@ class SingleProcess final : public Collective {
   std::unique_ptr<Pending> all_gather(const at::Tensor&, const ShardLimits&, const char*) override {
     return std::make_unique<Done>();
   }
-  std::vector<std::string> exchange(const std::string& mine, const char*, Patience) override {
+  std::vector<std::string> exchange(const std::string& mine, const char*) override {
     return {mine};
   }
 };
@@ -36,6 +36,10 @@ std::string bytes_of(const std::vector<T>& values) {
 }
 
 }  // namespace
+
+void Collective::connect_devices(const Connect&) {
+  throw InternalError("a collective without a transport between devices");
+}
 
 std::vector<std::vector<double>> Collective::exchange_numbers(const std::vector<double>& mine,
                                                               const char* name) {
@@ -48,12 +52,10 @@ std::vector<std::vector<double>> Collective::exchange_numbers(const std::vector<
 }
 
 // Lengths first, then everything at the greatest length.
-std::vector<std::string> Collective::exchange_text(const std::string& mine, const char* name,
-                                                   Patience patience) {
+std::vector<std::string> Collective::exchange_text(const std::string& mine, const char* name) {
   std::vector<uint64_t> lengths;
   uint64_t longest = 0;
-  for (const std::string& bytes :
-       exchange(bytes_of(std::vector<uint64_t>{mine.size()}), name, patience)) {
+  for (const std::string& bytes : exchange(bytes_of(std::vector<uint64_t>{mine.size()}), name)) {
     uint64_t length = 0;
     std::memcpy(&length, bytes.data(), sizeof(length));
     lengths.push_back(length);
@@ -67,8 +69,8 @@ std::vector<std::string> Collective::exchange_text(const std::string& mine, cons
   return all;
 }
 
-void Collective::barrier(const char* name, Patience patience) {
-  exchange(std::string(1, '\0'), name, patience);
+void Collective::barrier(const char* name) {
+  exchange(std::string(1, '\0'), name);
 }
 
 Collective& single_process() {

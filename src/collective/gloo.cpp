@@ -9,7 +9,6 @@
 
 #include <c10/util/Logging.h>
 
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 #include "collective/c10d_collective.h"
@@ -31,22 +30,11 @@ std::shared_ptr<::gloo::transport::Device> device_of(const ProcessPlace& place) 
                                                    : own_address_towards(place.master_addr));
 }
 
-C10dCollective::Connect gloo(const ProcessPlace& place, milliseconds timeout) {
+C10dCollective::BetweenHosts gloo(const ProcessPlace& place, milliseconds timeout) {
   return [place, timeout](const c10::intrusive_ptr<c10d::Store>& store) {
     auto options = Gloo::Options::create(timeout);
     options->devices.push_back(device_of(place));
     return c10::make_intrusive<Gloo>(store, place.rank, place.world_size, options);
-  };
-}
-
-C10dCollective::Connect between_devices(ConnectDevices connect, const ProcessPlace& place,
-                                        milliseconds timeout) {
-  if (connect == nullptr) return {};
-  return [=](const c10::intrusive_ptr<c10d::Store>& store) {
-    const c10::intrusive_ptr<c10d::Store> own =
-        c10::make_intrusive<c10d::PrefixStore>("train_sft/devices", store);
-    return C10dCollective::Backend::reclaim(
-        connect(own, place.rank, place.world_size, timeout.count()));
   };
 }
 
@@ -56,13 +44,11 @@ bool has_gloo() {
   return true;
 }
 
-std::unique_ptr<Collective> join_processes(const ProcessPlace& place, seconds timeout,
-                                           ConnectDevices connect) {
+std::unique_ptr<Collective> join_processes(const ProcessPlace& place, seconds timeout) {
   // c10d warns of each lost connection with a stack trace; what is lost is said by the error.
   if (!environment_variable("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
   try {
-    return std::make_unique<C10dCollective>(place, timeout, gloo(place, timeout),
-                                            between_devices(connect, place, timeout));
+    return std::make_unique<C10dCollective>(place, timeout, gloo(place, timeout));
   } catch (const std::exception& error) {
     throw ResourceError(
         "rank {} of {}: the processes of the run could not meet at {}:{} within {} s: {}. Check "
@@ -84,8 +70,7 @@ bool has_gloo() {
   return false;
 }
 
-std::unique_ptr<Collective> join_processes(const ProcessPlace& place, std::chrono::seconds,
-                                           ConnectDevices) {
+std::unique_ptr<Collective> join_processes(const ProcessPlace& place, std::chrono::seconds) {
   throw UsageError(
       "this is process {} of {}, but the program was built without Gloo; install libgloo-dev "
       "(scripts/setup.sh does), run cmake again and build",

@@ -3,8 +3,11 @@
 #include "collective/meeting_place.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
+#include <string_view>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -36,7 +39,26 @@ MeetingPlace::MeetingPlace(const ProcessPlace& place, milliseconds timeout) : ow
         fmt::format("/worker/attempt_{}", place.restart_count), store_);
 }
 
+void MeetingPlace::show(const LifeSigns& signs) {
+  set(key("signs", own_), fmt::format("{} {} {}", signs.beats, signs.work, signs.waits ? 1 : 0));
+}
+
+std::optional<LifeSigns> MeetingPlace::signs_of(int rank) {
+  const auto said = text(key("signs", rank));
+  if (!said) return std::nullopt;
+  LifeSigns signs;
+  const char* const end = said->data() + said->size();
+  const auto beats = std::from_chars(said->data(), end, signs.beats);
+  const auto work = std::from_chars(std::min(beats.ptr + 1, end), end, signs.work);
+  signs.waits = std::string_view(work.ptr, end) == " 1";
+  return signs;
+}
+
 std::string MeetingPlace::missing(int size, uint64_t calls) {
+  const auto beats_of = [this](int rank) -> std::optional<uint64_t> {
+    const auto signs = signs_of(rank);
+    return signs ? std::optional(signs->beats) : std::nullopt;
+  };
   std::vector<std::optional<uint64_t>> before;
   for (int rank = 0; rank < size; ++rank) before.push_back(beats_of(rank));
   std::this_thread::sleep_for(kLook);
@@ -79,11 +101,26 @@ struct Heart::State {
   std::mutex mutex;
   std::condition_variable changed;
   bool leaving = false, gone = false;
+  std::atomic<uint64_t> work{0};
+  std::atomic<int> long_works{0};
+  std::atomic<bool> waits{false};
 };
 
-// The first beat is there when the others come.
+void Heart::worked() {
+  ++state_->work;
+}
+void Heart::long_work(bool begins) {
+  ++state_->work;
+  state_->long_works += begins ? 1 : -1;
+}
+void Heart::waits(bool begins) {
+  ++state_->work;
+  state_->waits = begins;
+}
+
+// The first signs are there when the others come.
 Heart::Heart(std::shared_ptr<MeetingPlace> meeting) : state_(std::make_shared<State>()) {
-  meeting->beat(0);
+  meeting->show({});
   start_without_signals([state = state_, meeting = std::move(meeting)] {
     run(*state, *meeting);
   }).detach();
@@ -101,7 +138,8 @@ void Heart::run(State& state, MeetingPlace& meeting) {
   for (uint64_t count = 1; !state.leaving; ++count) {
     lock.unlock();
     try {
-      meeting.beat(count);
+      if (state.long_works > 0 && !state.waits) ++state.work;
+      meeting.show({count, state.work, state.waits});
     } catch (const std::exception&) {  // nobody is left to hear it; the next collective fails
     }
     lock.lock();
@@ -113,8 +151,8 @@ void Heart::run(State& state, MeetingPlace& meeting) {
 
 struct Lookout::State {
   struct Seen {
-    std::optional<uint64_t> beats;
-    Clock::time_point since = Clock::now();
+    std::optional<LifeSigns> signs;
+    Clock::time_point lives = Clock::now(), works = Clock::now();
   };
 
   std::mutex mutex;
@@ -122,27 +160,55 @@ struct Lookout::State {
   bool leaving = false;
   Clock::duration patience{}, of_store{};
   std::vector<Seen> seen;  // by rank, of those that are looked at
-  Clock::time_point answered = Clock::now();
+  Clock::time_point answered = Clock::now(), anybody_works = Clock::now();
   std::optional<std::string> said;
 
   // Looks at all of them once.
   std::optional<std::string> look(MeetingPlace& meeting) {
     if (meeting.own() != 0)
       if (auto verdict = meeting.verdict()) return verdict;
-    std::string silent;
-    for (size_t rank = 0; rank < seen.size(); ++rank) {
-      const auto beats = meeting.beats_of(static_cast<int>(rank));
-      if (beats != seen[rank].beats) seen[rank] = {beats, Clock::now()};
-      if (Clock::now() - seen[rank].since >= patience)
-        silent += fmt::format("{}{}", silent.empty() ? "" : ", ", rank);
-    }
-    if (silent.empty()) return std::nullopt;
-    silent.insert(0, "; no sign of life from rank ");
-    if (meeting.own() == 0) {
-      meeting.pronounce(silent);
+    const auto verdict = judge(meeting);
+    if (verdict && meeting.own() == 0) {
+      meeting.pronounce(*verdict);
       std::this_thread::sleep_for(2 * kLook);  // to be heard: its end may be the store's
     }
-    return silent;
+    return verdict;
+  }
+
+ private:
+  std::optional<std::string> judge(MeetingPlace& meeting) {
+    std::vector<int> silent, idle;
+    bool all_wait = meeting.own() == 0;  // the others do not see all
+    for (size_t i = 0; i < seen.size(); ++i) {
+      const int rank = static_cast<int>(i);
+      update(seen[i], meeting.signs_of(rank));
+      all_wait = all_wait && seen[i].signs && seen[i].signs->waits;
+      if (rank == meeting.own()) continue;
+      if (Clock::now() - seen[i].lives >= patience)
+        silent.push_back(rank);
+      else if (Clock::now() - seen[i].works >= patience)
+        idle.push_back(rank);
+    }
+    if (!silent.empty())
+      return fmt::format("it is stopped, or its machine is gone; no sign of life from rank {}",
+                         fmt::join(silent, ", "));
+    if (!idle.empty())
+      return fmt::format("it lives, but has done nothing for so long; not come to it: rank {}",
+                         fmt::join(idle, ", "));
+    if (all_wait && Clock::now() - anybody_works >= patience)
+      return "all ranks have come there; what they send each other does not arrive";
+    return std::nullopt;
+  }
+
+  // Whoever waits is not the one that is waited for.
+  void update(Seen& of, const std::optional<LifeSigns>& signs) {
+    const auto now = Clock::now();
+    const bool lives = signs && (!of.signs || signs->beats != of.signs->beats);
+    const bool works = signs && (!of.signs || signs->work != of.signs->work);
+    if (lives) of.lives = now;
+    if (works || (signs && signs->waits)) of.works = now;
+    if (works) anybody_works = now;
+    of.signs = signs;
   }
 };
 
@@ -163,11 +229,12 @@ Lookout::~Lookout() {
   state_->changed.notify_all();
 }
 
-std::optional<std::string> Lookout::silent() const {
+std::optional<std::string> Lookout::verdict() const {
   const std::lock_guard lock(state_->mutex);
   if (state_->said) return state_->said;
   const auto waited = Clock::now() - state_->answered;
-  if (waited >= state_->of_store) return kNoMeetingPlace;
+  if (waited >= state_->of_store)
+    return fmt::format("it is stopped, or its machine is gone{}", kNoMeetingPlace);
   return std::nullopt;
 }
 

@@ -4,6 +4,7 @@
 
 #include <c10/util/intrusive_ptr.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -22,6 +23,13 @@ namespace train_sft {
 inline constexpr const char* kNoMeetingPlace =
     "; no sign of life from the meeting place, which rank 0 (or torchrun's agent) keeps";
 
+// What a rank lets the others know, twice a second.
+struct LifeSigns {
+  uint64_t beats = 0;  // as long as its process is not stopped
+  uint64_t work = 0;   // grows with what it has done, and in long work with time
+  bool waits = false;  // in a collective, for others
+};
+
 // Any of these may never return: the process that keeps the store may be the one that hangs.
 class MeetingPlace {
  public:
@@ -31,10 +39,9 @@ class MeetingPlace {
   int own() const { return own_; }
 
   void arrived(uint64_t calls) { set(key("arrived", own_), std::to_string(calls)); }
-  void beat(uint64_t count) { set(key("beat", own_), std::to_string(count)); }
+  void show(const LifeSigns& signs);
   void leave() { set(key("left", own_), "1"); }
-  // How often a rank has shown that it lives; none: never.
-  std::optional<uint64_t> beats_of(int rank) { return number(key("beat", rank)); }
+  std::optional<LifeSigns> signs_of(int rank);  // none: it has not shown any
   // What rank 0 has found out about the others; none: nothing yet.
   void pronounce(const std::string& verdict) { set("train_sft/verdict", verdict); }
   std::optional<std::string> verdict() { return text("train_sft/verdict"); }
@@ -52,8 +59,8 @@ class MeetingPlace {
   c10::intrusive_ptr<c10d::Store> store_;
 };
 
-// A thread that says every half second that this process is not stopped. Nobody waits for it when
-// it hangs.
+// A thread that shows every half second that this process is not stopped, and what its training
+// thread does. Nobody waits for it when it hangs.
 class Heart {
  public:
   explicit Heart(std::shared_ptr<MeetingPlace> meeting);
@@ -61,25 +68,31 @@ class Heart {
   Heart(const Heart&) = delete;
   Heart& operator=(const Heart&) = delete;
 
+  // Of the training thread.
+  void worked();
+  void long_work(bool begins);
+  void waits(bool begins);
+
  private:
   struct State;
   static void run(State& state, MeetingPlace& meeting);
   std::shared_ptr<State> state_;
 };
 
-// Watches, while this rank waits for others that have long work to do, whether they live. Rank 0
-// looks at every rank and tells the rest, which look at rank 0: some requests a second, however
-// many ranks there are.
+// Watches, while this rank waits for others, whether they live and are at work. Rank 0 looks at
+// every rank and tells the rest, which look at rank 0: some requests a second, however many ranks
+// there are.
 class Lookout {
  public:
-  // patience: how long a rank may give no sign of life.
+  // patience: how long a rank may give no sign of life or, unless it waits itself, do nothing; and
+  // how long all may wait for each other.
   Lookout(std::shared_ptr<MeetingPlace> meeting, int size, std::chrono::milliseconds patience);
   ~Lookout();
   Lookout(const Lookout&) = delete;
   Lookout& operator=(const Lookout&) = delete;
 
-  // Who is silent, as a message ends; none: nobody.
-  std::optional<std::string> silent() const;
+  // What is wrong, and with whom, as a message ends; none: nothing.
+  std::optional<std::string> verdict() const;
 
  private:
   struct State;

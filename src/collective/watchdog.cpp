@@ -31,6 +31,11 @@ void Watchdog::watch(std::chrono::milliseconds limit, std::string message) {
   changed_.notify_one();
 }
 
+void Watchdog::extend(std::chrono::milliseconds limit) {
+  const std::lock_guard lock(mutex_);
+  deadline_ = std::chrono::steady_clock::now() + limit;
+}
+
 void Watchdog::rest() {
   const std::lock_guard lock(mutex_);
   watching_ = false;

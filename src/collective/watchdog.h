@@ -19,6 +19,7 @@ class Watchdog {
 
   // After so long, unless rest() comes before: says `message` and ends the process, code 5.
   void watch(std::chrono::milliseconds limit, std::string message);
+  void extend(std::chrono::milliseconds limit);  // so long from now
   void rest();
 
  private:

@@ -349,10 +349,12 @@ std::vector<Option> machine_options() {
                              "Processes that train together on this machine's CPUs, each with its "
                              "part of every step's rows"),
               1, 1024),
-      between(row<&T::gpus>("gpus", {},
-                            "Ranks of the batch: batch_size and grad_accum count for each; with "
-                            "fewer devices the ranks are computed in turn, with the same result"),
-              1, 65536),
+      between(
+          row<&T::gpus>("gpus", {},
+                        "Ranks of the batch: batch_size and grad_accum count for each. A process "
+                        "is started for each GPU here; with fewer devices the ranks are "
+                        "computed in turn, with the same result"),
+          1, 65536),
       one_of(
           row<&T::shard>("shard", {},
                          "What the processes of a run share out among them: the optimizer's state"),

@@ -119,6 +119,14 @@ void validate_evaluation(const Settings& settings) {
   }
 }
 
+void validate_processes(const Settings& settings) {
+  const TrainConfig& config = settings.config;
+  if (config.procs > 1 && config.device.starts_with("cuda"))
+    contradict(
+        settings, "procs", "device",
+        "the processes of --procs compute on the CPU; --gpus N starts one for each of N GPUs");
+}
+
 void validate_model(const Settings& settings) {
   const TrainConfig& config = settings.config;
   if (both_given(settings, "tokenizer", "tokenizer_type")) {
@@ -149,6 +157,7 @@ void validate(const Settings& settings) {
   validate_adapters(settings);
   validate_schedule(settings);
   validate_evaluation(settings);
+  validate_processes(settings);
   validate_model(settings);
   resolve_max_memory(settings.config, 0);  // for its syntax
 }

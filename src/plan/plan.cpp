@@ -80,9 +80,9 @@ void plan_memory_of_run(PlanFacts& facts) {
   const TrainConfig& config = facts.config();
   const double share = facts.sharded() ? largest_shard(facts) : 1;
   // A device has its own; the processes of a machine share what is free.
-  const auto available = facts.request.on
-                             ? static_cast<uint64_t>(facts.request.on->device.memory_bytes)
-                             : available_memory_bytes() / static_cast<uint64_t>(config.procs);
+  const auto available =
+      facts.request.on ? static_cast<uint64_t>(facts.request.on->device.memory_bytes)
+                       : available_memory_bytes() / static_cast<uint64_t>(facts.request.processes);
   facts.available_memory = available;
   facts.max_memory = memory_limit(facts.request, available);
   const MicroBatchNeeds needs{
@@ -129,7 +129,7 @@ int64_t threads_of_process(const PlanRequest& request) {
   const TrainConfig& config = request.settings.config;
   const int64_t threads = resolve_threads(config);
   if (config.threads > 0 || request.on) return threads;
-  return std::max<int64_t>(1, threads / config.procs);
+  return std::max<int64_t>(1, threads / request.processes);
 }
 
 // One process's part of a step is measured: all of them compute at the same time.

@@ -69,7 +69,7 @@ Json calls_json(const PlanFacts& facts) {
 }  // namespace
 
 Cluster cluster_of(const PlanRequest& request) {
-  return {request.on ? request.on->count : request.settings.config.procs, request.nodes};
+  return {request.on ? request.on->count : request.processes, request.nodes};
 }
 
 double largest_shard(const PlanFacts& facts) {

@@ -22,6 +22,7 @@ bool add_losses(Run& run, const RowTable& rows, uint64_t first, uint64_t end, ui
     const uint64_t count = std::min(piece, end - first);
     try {
       const LossSums sums = run.engine->evaluate(make_batch(rows, first, count));
+      run.collective.progressed();
       total.loss += sums.loss;
       total.weight += sums.weight;
       first += count;

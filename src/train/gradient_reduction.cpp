@@ -45,7 +45,8 @@ GradientReduction::GradientReduction(Collective& collective, Parameters& paramet
       limits_(std::move(limits)),
       ranges_(ranges_of(parameters.layout())) {
   if (sent_in == at::kBFloat16 && collective.size() > 1)
-    rounded_ = at::empty({parameters.layout().trained_total}, sent_in);
+    rounded_ = at::empty({parameters.layout().trained_total},
+                         at::TensorOptions().dtype(sent_in).device(parameters.device()));
 }
 
 void GradientReduction::start_next() {

@@ -31,6 +31,10 @@ class GradientReduction {
   void start_rest();
   // For all that was started.
   void wait();
+  // Whether something was: it cannot be taken back.
+  bool under_way() const { return !started_.empty(); }
+  // Whether there is more than one, so that some can be on their way while layers are computed.
+  bool can_overlap() const { return ranges_.size() > 1; }
 
   // In the order in which they become final. Gaps between parameters are reduced with them.
   struct Range {

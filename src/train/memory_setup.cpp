@@ -41,7 +41,7 @@ MicroBatchNeeds needs_of(const Run& run) {
   if (!run.device.is_cpu()) {  // its memory alone; what it holds of this run's is counted again
     ops::DeviceMemory memory;
     ops::device_table(run.device.type())->memory(&memory);
-    needs.program = needs.data = needs.checkpoint_copy = needs.rounded_gradients = 0;
+    needs.program = needs.data = needs.checkpoint_copy = 0;
     needs.limit = resolve_max_memory(run.config(), memory.free + memory.reserved);
   }
   if (run.data.train.is_text) return needs;

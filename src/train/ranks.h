@@ -5,8 +5,16 @@
 #include <vector>
 
 #include "train/run_setup.h"
+#include "train_sft/ops/load_device.h"
 
 namespace train_sft {
+
+// Where this process computes: of several on a machine each has the GPU of its local rank; those of
+// --procs compute on the CPU. Throws UsageError for a device that they cannot all have.
+ops::ChosenDevice device_of_rank(const Run& run);
+// Joins the devices of all ranks, none of which may be another's, and tries that. Nothing to do on
+// CPUs. Throws UsageError unless all compute on the same kind.
+void join_devices(Run& run, const ops::ChosenDevice& chosen);
 
 // gpus as given, else the number of processes, which is then recorded as gpus: a resume by another
 // number of processes goes on with the same steps. Throws UsageError unless the processes can share

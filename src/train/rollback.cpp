@@ -31,7 +31,10 @@ std::string newest_good_checkpoint(const Run& run) {
 bool roll_back(Loop& loop) {
   Run& run = loop.run;
   if (run.config().on_divergence != "rollback") return false;
-  take_saved(loop, true);
+  {
+    const LongWork takes_its_time(run.collective);
+    take_saved(loop, true);
+  }
   const int64_t rollbacks = run.state.rollbacks + 1;
   if (rollbacks > kMostRollbacks) {
     log::error("went back {} times and diverged again", kMostRollbacks);
@@ -64,6 +67,7 @@ bool roll_back(Loop& loop) {
       loop, "rollback",
       {{"diverged_at", diverged_at}, {"checkpoint", checkpoint}, {"lr_scale", run.state.lr_scale}});
   if (run.writes()) {
+    const LongWork takes_its_time(run.collective);
     supersede_checkpoints_after(run.out_dir, run.state.step);
     open_records(run);
   }

@@ -23,11 +23,11 @@ namespace {
 
 // Decided once: the state keeps them, and a resume uses the same, because the bits of a sum depend
 // on the number of threads.
-void choose_machine(Run& run) {
+ops::ChosenDevice choose_machine(Run& run) {
   const TrainConfig& config = run.config();
   const auto& saved = run.start.state;
   const ProcessPlace& place = run.collective.place();
-  const ops::ChosenDevice chosen = ops::choose_device(config.device);
+  const ops::ChosenDevice chosen = device_of_rank(run);
   if (!chosen.said.empty()) log::info("{}", chosen.said);
   run.device = chosen.device;
   run.state.precision = resolve_precision(config);
@@ -57,6 +57,7 @@ void choose_machine(Run& run) {
         "capability 8.9 or more",
         run.device.is_cpu() ? "the CPU" : run.device.str());
   at::set_num_threads(static_cast<int>(run.state.threads));
+  return chosen;
 }
 
 void prepare_data(Run& run) {
@@ -114,7 +115,8 @@ void check_device_settings(const Run& run) {
                      run.device.str());
   };
   if (run.config().optimizer == "muon") refuse("optimizer muon");
-  if (run.collective.size() > 1) refuse("a run of several processes");
+  if (run.collective.size() > 1 && run.state.precision == "fp8")
+    refuse("precision fp8 with several processes");
 }
 
 void prepare_model(Run& run) {
@@ -229,6 +231,7 @@ void plan(Run& run, const Settings& given) {
   run.settings = run.start.settings;
   run.out_dir = run.config().out_dir;
   if (run.writes()) run.on_event = given.config.on_event;
+  run.on_cpus = given.config.procs > 1;
   require_data(run.settings);
 }
 
@@ -240,12 +243,14 @@ std::unique_ptr<Run> set_up_run(const Settings& given, Collective& collective) {
   run->program_bytes = resident_bytes();
   const uint64_t anonymous = anonymous_bytes();
   together(collective, "the start", [&] { plan(*run, given); });
+  ops::ChosenDevice chosen;
   together(collective, "the run's directory", [&] {
     if (run->writes()) open_out_dir(*run);
     log::info("{}; out_dir {}", run->start.said, run->out_dir);
     log_settings(*run);
-    choose_machine(*run);
+    chosen = choose_machine(*run);
   });
+  join_devices(*run, chosen);
   first_rank_first(collective, "the tokenizer", [&] { prepare_tokenizer(*run); });
   first_of_machine_first(collective, "the data", [&] { prepare_data(*run); });
   together(collective, "the model", [&] {

@@ -33,6 +33,7 @@ struct Run {
   StartPlan start;
   Settings settings;     // in force
   std::string on_event;  // of this start alone
+  bool on_cpus = false;  // of this start alone: its processes are those of --procs
   std::string out_dir;
   std::unique_ptr<DirectoryLock> lock;
 
@@ -58,6 +59,7 @@ struct Run {
   std::unique_ptr<ExampleLog> examples;
   std::unique_ptr<AppendFile> samples;  // null: none are written
   TrainState state;
+  bool fitted = false;                // the last step did into memory
   int64_t retry_step = -1;            // when a save failed: the step to try again at
   ExitCode stop_code = ExitCode::ok;  // of the signal that ends the run, whichever process got it
 

@@ -48,6 +48,14 @@ void cut_pieces(Run& run, int64_t rows, const ResourceError& error) {
                run.state.step + 1, rows, run.state.micro_rows, error.what());
 }
 
+// Whether gradients are sent while layers below are still computed. What was sent cannot be taken
+// back, so on a device a first step has to show that its memory suffices; and what is called back
+// between layers is in no graph, so there must be something to gain.
+bool sends_early(const Run& run) {
+  if (run.device.is_cpu()) return true;
+  return run.collective.size() > 1 && run.reduction->can_overlap() && run.fitted;
+}
+
 // One micro-batch in pieces. After the last of the step what is complete is added up over the ranks
 // while layers below are still computed.
 void add_micro_batch(Run& run, StepRows rows, bool is_last, Totals& total) {
@@ -62,7 +70,7 @@ void add_micro_batch(Run& run, StepRows rows, bool is_last, Totals& total) {
     const Batch batch = piece_of_step(run, {first, end});
     total.data_wait_ms += ms_since(begin);
     Engine::LayerDone layer_done;
-    if (is_last && end == rows.end && run.device.is_cpu())
+    if (is_last && end == rows.end && sends_early(run))
       layer_done = [&run](int64_t layer) { run.reduction->layer_done(layer); };
     LossSums sums;
     try {
@@ -72,6 +80,7 @@ void add_micro_batch(Run& run, StepRows rows, bool is_last, Totals& total) {
       cut_pieces(run, static_cast<int64_t>(end - first), error);
       continue;
     }
+    run.collective.progressed();
     first = end;
     total.sums.loss += sums.loss;
     total.sums.weight += sums.weight;
@@ -136,6 +145,12 @@ Totals own_part_whatever_fits(Run& run) {
       return own_part(run);
     } catch (const ResourceError& error) {
       if (run.device.is_cpu()) throw;
+      if (run.reduction->under_way())
+        throw Error(ExitCode::resource,
+                    fmt::format("step {}: memory ran out when gradients had been sent already: {}; "
+                                "go on with --resume auto and a smaller --max_memory",
+                                run.state.step + 1, error.what()));
+      run.fitted = false;
       run.engine->release_memory();
       run.engine->take_sums();
       cut_pieces(run, std::min(run.state.micro_rows, run.batch.batch_size), error);
@@ -150,6 +165,7 @@ Totals accumulate(Run& run) {
   run.reduction->start_rest();
   const Totals total = over_ranks(run, own);
   run.reduction->wait();
+  run.fitted = true;
   return total;
 }
 

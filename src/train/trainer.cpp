@@ -84,6 +84,8 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
     if (evaluation.val_loss)
       improved = note_validation(run.state, *evaluation.val_loss, run.config().min_delta);
   }
+  // Records, samples and saves are the first rank's alone.
+  const LongWork takes_its_time(run.collective);
   if (run.writes()) write_records(loop, due, outcome, evaluation);
   if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
 
@@ -106,7 +108,10 @@ Ending run_to_an_ending(Loop& loop) {
         loop.profile.take_step(run);  // data → forward, backward → clip, update
     if (outcome.interrupted) return Ending::signal;
     loop.reporter.step_done(outcome);
-    if (run.writes()) run.examples->step_done(run);
+    if (run.writes()) {
+      const LongWork takes_its_time(run.collective);
+      run.examples->step_done(run);
+    }
     if (const auto ending = after_step(loop, outcome)) return *ending;
   }
   return Ending::max_iters;

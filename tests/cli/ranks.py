@@ -6,7 +6,8 @@ import socket
 import subprocess
 import time
 
-from conftest import PROGRAM, environment, metrics
+import conftest
+from conftest import environment, metrics
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -35,7 +36,7 @@ class Processes:
             place = dict(zip(LAUNCHED, (rank, count, rank, count, "127.0.0.1", port)))
             more = (of_rank or {}).get(rank, ())
             self.running.append(subprocess.Popen(
-                [PROGRAM, *map(str, arguments), *map(str, more)], cwd=(folders or {}).get(rank, cwd),
+                [conftest.PROGRAM, *map(str, arguments), *map(str, more)], cwd=(folders or {}).get(rank, cwd),
                 env=environment(**place, OMP_WAIT_POLICY="passive"), stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
 
@@ -67,7 +68,7 @@ def train(count, *arguments, cwd, code=0, timeout=240, **options):
     """Runs all to their end; what they said, by rank."""
     if count == 1:
         plain = {key: value for key, value in environment().items() if key not in LAUNCHED}
-        result = subprocess.run([PROGRAM, *map(str, arguments)], cwd=cwd, env=plain, timeout=timeout,
+        result = subprocess.run([conftest.PROGRAM, *map(str, arguments)], cwd=cwd, env=plain, timeout=timeout,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         ended = {0: (result.returncode, result.stdout)}
     else:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import conftest
 from conftest import metrics
 from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
 
@@ -144,3 +145,41 @@ def test_hung_while_all_ranks_write_a_checkpoint(whole, lost):
     assert not any("could not be saved" in said for _, said in ended.values()), "a lost process is no failed save"
     train(3, *RESUMED, "--out_dir", out_dir, cwd=whole)
     assert max(metrics(out_dir)) == 30
+
+
+SLOW_SAVE = (*SETTINGS, "--max_iters", 6, "--eval_interval", -1, "--save_interval", 3, "--save_in_background", "false")
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Each file of a checkpoint takes a second to become durable: a save takes thrice the timeout."""
+    library = pathlib.Path(conftest.PROGRAM).parent / "tests" / "fault" / "libslow_sync.so"
+    if not library.exists():
+        pytest.skip("libslow_sync.so is not built")
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("SLOW_SYNC_MS", "1000")
+
+
+def test_a_save_in_the_foreground_longer_than_the_timeout_is_waited_for(whole, slow_disk):
+    begin = time.monotonic()
+    train(3, *SLOW_SAVE, "--out_dir", "slow", cwd=whole)
+    assert time.monotonic() - begin > 4 * TIMEOUT, "no save was slow: nothing is tested"
+    assert sorted(path.name for path in (whole / "slow").glob("step_*")) == ["step_00000003", "step_00000006"]
+
+
+@pytest.mark.parametrize("lost", (0, 1))
+def test_hung_while_rank_0_saves_in_the_foreground(whole, slow_disk, lost):
+    """The one that saves is waited for, but not when it is stopped; nor is another."""
+    out_dir = whole / f"slow_hung{lost}"
+    processes = Processes(3, *SLOW_SAVE, "--out_dir", out_dir, cwd=whole)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(out_dir.glob("*saving*")):
+            assert time.monotonic() < deadline, "never met within a save"
+            time.sleep(0.01)
+        processes.signal(lost, signal.SIGSTOP)
+        ended, seconds = end_of_others(processes, lost, 90)
+    finally:
+        processes.kill_all()
+    assert_named(ended, lost, "sums of the step")
+    assert seconds < TIMEOUT + (15 if lost == 0 else 35), f"{seconds:.1f} s"  # of which rank 0 saves on

@@ -42,7 +42,7 @@ class FakeCollective final : public Collective {
     record("all_gather", name, flat.nbytes());
     return std::make_unique<Waited>([] {});
   }
-  std::vector<std::string> exchange(const std::string& mine, const char* name, Patience) override {
+  std::vector<std::string> exchange(const std::string& mine, const char* name) override {
     record("exchange", name, mine.size());
     std::vector<std::string> all(static_cast<size_t>(size()), mine);
     for (int r = 0; r < size() && answer; ++r)

@@ -18,6 +18,8 @@ namespace train_sft::fake_device {
 namespace {
 
 constexpr size_t kPage = 4096;
+constexpr c10::DispatchKey kKey =
+    kType == c10::DeviceType::CUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::PrivateUse1;
 
 std::map<void*, size_t>& blocks() {
   static std::map<void*, size_t> blocks;
@@ -69,8 +71,7 @@ at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype,
                  std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>,
                  std::optional<at::MemoryFormat>) {
   static Allocator allocator;
-  return at::detail::empty_generic(size, &allocator,
-                                   c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+  return at::detail::empty_generic(size, &allocator, c10::DispatchKeySet(kKey),
                                    dtype.value_or(at::kFloat), std::nullopt);
 }
 
@@ -185,7 +186,11 @@ void Device::wait() {
   flush();
 }
 
+#ifdef FAKE_CUDA
+TORCH_LIBRARY_IMPL(aten, CUDA, m) {
+#else
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+#endif
   m.impl("empty.memory_format", &empty);
   m.impl("empty_strided", &empty_strided);
   m.impl("as_strided", &at::native::as_strided_tensorimpl);
@@ -197,4 +202,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 
 }  // namespace train_sft::fake_device
 
+#ifdef FAKE_CUDA
+C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>)
+#else
 C10_REGISTER_GUARD_IMPL(PrivateUse1, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1>)
+#endif

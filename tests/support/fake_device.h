@@ -8,7 +8,8 @@
 // from
 //   replay to replay and is not in device memory goes wrong;
 // - the n-th allocation or capture fails when asked.
-// Tensors are of torch's PrivateUse1 device.
+// Tensors are of torch's PrivateUse1 device; in a plugin (fake_device_plugin.cpp) they are CUDA's,
+// which nothing else in that process is.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,8 +18,13 @@
 
 namespace train_sft::fake_device {
 
+#ifdef FAKE_CUDA
+inline constexpr c10::DeviceType kType = c10::DeviceType::CUDA;
+inline c10::Device kDevice{kType, 0};  // as it was opened
+#else
 inline constexpr c10::DeviceType kType = c10::DeviceType::PrivateUse1;
 inline const c10::Device kDevice{kType, 0};
+#endif
 
 struct Counts {
   int64_t allocations = 0, bytes = 0, peak_bytes = 0;  // bytes: held now

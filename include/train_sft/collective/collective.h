@@ -1,20 +1,23 @@
 // What the processes of a run do together. Training sees this class alone: one process, c10d and
 // the tests' fake stand behind it, and the same path runs on all of them.
 //
-// Every rank must make the same calls in the same order. A peer that died or does not answer within
-// the timeout shows as LostProcesses on every other rank, naming the call.
+// Every rank must make the same calls in the same order. A peer that died, is stopped, or neither
+// comes nor shows within the timeout that it is at work (LongWork, progressed()) shows as
+// LostProcesses on every other rank, naming the call.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "train_sft/base/error.h"
 #include "train_sft/dist/environment.h"
+#include "train_sft/ops/connect_devices.h"
 
 namespace train_sft {
 
@@ -36,11 +39,6 @@ class Collective {
     virtual ~Pending() = default;
     virtual void wait() = 0;
   };
-  // How long a peer may take: the timeout of the run, or, where a peer has work of its own to do
-  // first (tokenising, writing a checkpoint), a day, as long as it shows that it lives: one that is
-  // silent for the timeout is given up. One that dies is noticed at once either way.
-  enum class Patience { usual, long_work };
-
   explicit Collective(ProcessPlace place) : place_(std::move(place)) {}
   virtual ~Collective() = default;
   Collective(const Collective&) = delete;
@@ -51,6 +49,14 @@ class Collective {
   int size() const { return place_.world_size; }
   bool is_first() const { return rank() == 0; }
   void at_step(int64_t step) { step_ = step; }  // for messages
+
+  // This rank has done a piece of its work: others go on waiting for it.
+  virtual void progressed() {}
+
+  // From here on tensors on devices go over what `connect` gives. On every rank, whose device is
+  // open. Throws ResourceError.
+  using Connect = std::function<std::remove_pointer_t<ops::ConnectDevices>>;
+  virtual void connect_devices(const Connect& connect);
 
   // `name` says in messages what is going on; it must outlive the call. Tensors are contiguous
   // float, double or bfloat16, on the CPU or all on devices.
@@ -63,24 +69,39 @@ class Collective {
   virtual std::unique_ptr<Pending> all_gather(const at::Tensor& flat, const ShardLimits& limits,
                                               const char* name) = 0;
   // Every rank's bytes, by rank. As many on each rank.
-  virtual std::vector<std::string> exchange(const std::string& mine, const char* name,
-                                            Patience patience = Patience::usual) = 0;
+  virtual std::vector<std::string> exchange(const std::string& mine, const char* name) = 0;
 
   // -- made of the above
   std::vector<std::vector<double>> exchange_numbers(const std::vector<double>& mine,
                                                     const char* name);
   // As exchange(), of any length.
-  std::vector<std::string> exchange_text(const std::string& mine, const char* name,
-                                         Patience patience = Patience::usual);
+  std::vector<std::string> exchange_text(const std::string& mine, const char* name);
   // Returns when all have come.
-  void barrier(const char* name, Patience patience = Patience::usual);
+  void barrier(const char* name);
 
  protected:
+  friend class LongWork;
+  virtual void long_work(bool /*begins*/) {}
   int64_t step() const { return step_; }
 
  private:
   ProcessPlace place_;
   int64_t step_ = 0;
+};
+
+// While it lives this rank has work of its own that takes as long as it takes: tokenising, a
+// checkpoint, a slow disk. Others wait for it as long as its process is not stopped.
+class LongWork {
+ public:
+  explicit LongWork(Collective& collective) : collective_(collective) {
+    collective_.long_work(true);
+  }
+  ~LongWork() { collective_.long_work(false); }
+  LongWork(const LongWork&) = delete;
+  LongWork& operator=(const LongWork&) = delete;
+
+ private:
+  Collective& collective_;
 };
 
 // A run of one process.

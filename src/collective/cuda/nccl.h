@@ -8,7 +8,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
-// A ConnectDevices (train_sft/collective/join.h). Each rank uses the device that is current when it
+// An ops::ConnectDevices. Each rank uses the device that is current when it
 // makes its first call, so choose it before. The caller owns what it returns. Throws c10::Error.
 extern "C" __attribute__((visibility("default"))) c10d::Backend* train_sft_connect_devices(
     const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, int64_t timeout_ms);

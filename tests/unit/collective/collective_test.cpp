@@ -149,13 +149,38 @@ TEST_P(GlooTest, TheFirstRankGoesFirst) {
   EXPECT_EQ(done, GetParam());
 }
 
-// Three times the timeout, but it lives.
+// Longer than the timeout, but it lives.
 TEST_P(GlooTest, LongWorkOfAProcessThatLivesIsWaitedFor) {
   const int worker = GetParam() - 1;
   const auto thrown = on_ranks(GetParam(), seconds(2), [&](Collective& all) {
     together(all, "work", [&] {
-      if (all.rank() == worker) std::this_thread::sleep_for(seconds(7));
+      if (all.rank() == worker) std::this_thread::sleep_for(seconds(9));
     });
+  });
+  EXPECT_THAT(thrown, Each(std::string()));
+}
+
+// Not announced, but piece by piece; the others wait in a collective as any other.
+TEST_P(GlooTest, WhoeverDoesOnePieceAfterAnotherIsWaitedFor) {
+  const auto thrown = on_ranks(GetParam(), seconds(2), [&](Collective& all) {
+    for (int piece = 0; piece < 9 && all.is_first(); ++piece) {
+      std::this_thread::sleep_for(seconds(1));
+      all.progressed();
+    }
+    all.all_reduce(at::full({10}, 1, at::kFloat), "gradients")->wait();
+  });
+  EXPECT_THAT(thrown, Each(std::string()));
+}
+
+// A save on the first rank, say, while the others are in the next step.
+TEST_P(GlooTest, AnnouncedWorkOfOneRankIsWaitedForInAnyCall) {
+  const auto thrown = on_ranks(GetParam(), seconds(2), [&](Collective& all) {
+    if (all.is_first()) {
+      const LongWork save(all);
+      std::this_thread::sleep_for(seconds(9));
+    }
+    all.all_reduce(at::full({10}, 1, at::kFloat), "gradients")->wait();
+    all.exchange_numbers({1}, "sums");
   });
   EXPECT_THAT(thrown, Each(std::string()));
 }
@@ -169,22 +194,39 @@ TEST_P(GlooTest, AMissingRankEndsTheOthersWithinTheTimeout) {
     all.at_step(41);
     all.barrier("before");
     if (all.rank() == missing) {
-      std::this_thread::sleep_for(seconds(6));
-      return;
+      std::this_thread::sleep_for(seconds(14));
+      throw std::runtime_error("too late");
     }
     try {
       all.all_reduce(at::full({10}, 1, at::kFloat), "gradients")->wait();
     } catch (const LostProcesses& error) {
       said[static_cast<size_t>(all.rank())] = error.what();
-      std::this_thread::sleep_for(seconds(3));  // until all have seen it
+      std::this_thread::sleep_for(seconds(5));  // until all have seen it
     }
   });
   for (int rank = 0; rank < missing; ++rank) {
     const std::string& message = said[static_cast<size_t>(rank)];
     EXPECT_THAT(message, HasSubstr("'gradients' of step 41"));
-    EXPECT_THAT(message, HasSubstr(fmt::format("not come to it: rank {}", missing)));
+    EXPECT_THAT(message, HasSubstr(fmt::format("not come to it: rank {}.", missing)));
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(25));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(40));
+}
+
+// All wait, each for what another does not send: nobody is late, and nothing will come.
+TEST_P(GlooTest, RanksThatWaitInDifferentCallsForEachOtherAreEnded) {
+  std::vector<std::string> said(static_cast<size_t>(GetParam()));
+  on_ranks(GetParam(), seconds(2), [&](Collective& all) {
+    try {
+      if (all.is_first())
+        all.all_reduce(at::full({10}, 1, at::kFloat), "gradients")->wait();
+      else
+        all.barrier("sums");
+    } catch (const LostProcesses& error) {
+      said[static_cast<size_t>(all.rank())] = error.what();
+      std::this_thread::sleep_for(seconds(5));
+    }
+  });
+  for (const std::string& message : said) EXPECT_THAT(message, HasSubstr("does not arrive"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, GlooTest, ::testing::Values(2, 3, 4));

@@ -73,9 +73,14 @@ struct Fakes {
         devices(c10::make_intrusive<FakeBackend>(looks)) {}
   // The others' meeting place is this process.
   std::unique_ptr<C10dCollective> join(milliseconds timeout) const {
-    return std::make_unique<C10dCollective>(
-        place_of(0, 3, free_port()), timeout, [this](const auto&) { return hosts; },
-        [this](const auto&) { return devices; });
+    auto all = std::make_unique<C10dCollective>(place_of(0, 3, free_port()), timeout,
+                                                [this](const auto&) { return hosts; });
+    all->connect_devices([this](const auto&, int rank, int size, int64_t) {
+      EXPECT_EQ(rank, 0);
+      EXPECT_EQ(size, 3);
+      return c10::intrusive_ptr<FakeBackend>(devices).release();
+    });
+    return all;
   }
 };
 

@@ -14,7 +14,9 @@ namespace {
 using std::chrono::seconds;
 
 std::unique_ptr<Collective> join_alone() {
-  return join_processes(place_of(0, 1, free_port()), seconds(60), train_sft_connect_devices);
+  auto all = join_processes(place_of(0, 1, free_port()), seconds(60));
+  all->connect_devices(train_sft_connect_devices);
+  return all;
 }
 
 TEST(NcclTest, OneRankOnAGpu) {

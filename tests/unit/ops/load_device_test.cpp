@@ -60,5 +60,32 @@ TEST(LoadDeviceTest, OneThatWorksIsRegisteredOnce) {
   register_device_table(c10::DeviceType::CUDA, nullptr);
 }
 
+TEST(LoadDeviceTest, OfSeveralGpusEachProcessTakesItsOwn) {
+  DeviceSearch search = with("libfake_plugin_four.so");
+  EXPECT_EQ(count_devices("cuda", search), 4);
+  EXPECT_EQ(count_devices("auto", search), 4);
+  search.local_rank = 4;
+  expect_refused("cuda", search, "this is process 4 of this machine, which has 4 GPUs");
+  search.local_rank = 2;
+  const ChosenDevice chosen = choose_device("cuda", search);
+  EXPECT_EQ(chosen.device.index(), 2);
+  EXPECT_EQ(chosen.connect, nullptr);  // it has no such function
+  register_device_table(c10::DeviceType::CUDA, nullptr);
+}
+
+// Started so that each process is shown its own.
+TEST(LoadDeviceTest, TheOnlyGpuIsTakenWhateverTheLocalRank) {
+  DeviceSearch search = with("../plugins/libfake_plugin.so");  // by a name not opened before
+  search.local_rank = 3;
+  EXPECT_EQ(choose_device("cuda", search).device.index(), 0);
+  register_device_table(c10::DeviceType::CUDA, nullptr);
+}
+
+TEST(LoadDeviceTest, NoneAreCountedWhereThereIsNone) {
+  EXPECT_EQ(count_devices("auto", with("libnone.so", /*shows_gpu=*/false)), 0);
+  EXPECT_EQ(count_devices("auto", with("libfake_plugin_no_device.so")), 0);
+  EXPECT_THROW(count_devices("cuda", with("libfake_plugin_no_device.so")), UsageError);
+}
+
 }  // namespace
 }  // namespace train_sft::ops

@@ -134,6 +134,7 @@ class StepCallsTest : public TrainingTest {
     settings.config.procs = settings.config.gpus = kRanks;
     PlanRequest request;
     request.settings = settings;
+    request.processes = kRanks;
     request.probe_steps = 0;
     const auto data = read_planned_data(settings.config);
     request.data = data.get();
