@@ -53,8 +53,14 @@ at::Tensor span(const ParameterLayout& layout, const at::Tensor& flat, int64_t o
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
-                       bool with_gradients, const Training& training, c10::Device device)
-    : config_(config), training_(training), layout_(parameter_layout(config, training)) {
+                       bool with_gradients, const Training& training, c10::Device device,
+                       std::optional<TrainedPart> own_masters)
+    : config_(config),
+      training_(training),
+      layout_(parameter_layout(config, training)),
+      own_masters_(own_masters) {
+  TRAIN_SFT_CHECK(!own_masters || compute != dtype,
+                  "masters that are computed with are not shared");
   TRAIN_SFT_CHECK(dtype == at::kFloat || dtype == at::kDouble, "masters are float or double");
   TRAIN_SFT_CHECK(compute == dtype || (dtype == at::kFloat && compute == at::kBFloat16),
                   "compute in the masters' dtype, or in bfloat16 with float masters");
@@ -63,12 +69,20 @@ Parameters::Parameters(const ModelConfig& config, at::ScalarType dtype, at::Scal
     return at::zeros({count}, at::TensorOptions().dtype(type).device(device));
   };
   compute_ = zeros(layout_.total, compute);
-  master_ = compute == dtype ? compute_ : zeros(layout_.trained_total, dtype);
+  const TrainedPart masters = own_masters.value_or(TrainedPart{0, layout_.trained_total});
+  master_ = compute == dtype ? compute_ : zeros(masters.end - masters.first, dtype);
   if (with_gradients) gradients_ = zeros(layout_.trained_total, dtype);
+}
+
+bool Parameters::has_master(const ParameterInfo& info) const {
+  if (!masters_apart()) return true;
+  if (!info.trained() || !own_masters_) return info.trained();
+  return own_masters_->first <= info.trained_offset && info.trained_offset < own_masters_->end;
 }
 
 at::Tensor Parameters::master(const std::string& name) const {
   const ParameterInfo& info = find(layout_, name);
+  TRAIN_SFT_CHECK(has_master(info), "'{}' has no master here", name);
   return view(master_, master_offset(info), info);
 }
 at::Tensor Parameters::compute(const std::string& name) const {
@@ -80,8 +94,8 @@ at::Tensor Parameters::gradient(const std::string& name) const {
   return view(gradients_, info.trained_offset, info);
 }
 at::Tensor Parameters::stored(const ParameterInfo& info) const {
-  const bool master = !masters_apart() || info.trained();
-  return master ? view(master_, master_offset(info), info) : view(compute_, info.offset, info);
+  return has_master(info) ? view(master_, master_offset(info), info)
+                          : view(compute_, info.offset, info);
 }
 bool Parameters::has(const std::string& name) const {
   return find_or_null(layout_, name) != nullptr;
@@ -121,20 +135,21 @@ void Parameters::copy_from(const Parameters& other) {
 }
 
 Parameters Parameters::host_copy() const {
-  Parameters host(config_, master_.scalar_type(), compute_.scalar_type(), false, training_);
+  Parameters host(config_, master_.scalar_type(), compute_.scalar_type(), false, training_,
+                  c10::kCPU, own_masters_);
   host.copy_from(*this);
   return host;
 }
 
 void Parameters::refresh_compute() {
   if (!masters_apart()) return;
-  if (layout_.trained_total == layout_.total) {
+  if (master_.numel() == layout_.total) {
     compute_.copy_(master_);
     return;
   }
   for (const ParameterInfo& info : layout_.parameters)
-    if (info.trained())
-      view(compute_, info.offset, info).copy_(view(master_, info.trained_offset, info));
+    if (has_master(info))
+      view(compute_, info.offset, info).copy_(view(master_, master_offset(info), info));
 }
 
 }  // namespace train_sft

@@ -48,6 +48,7 @@ struct PlanFacts {
 Cluster cluster_of(const PlanRequest& request);
 // With --shard optimizer: the part of its state that the rank with the most of it keeps.
 double largest_shard(const PlanFacts& facts);
+bool shares_masters(const PlanFacts& facts);  // too
 // Predicts what the processes send each other, and adds what it costs to the step's time.
 void plan_communication(PlanFacts& facts);
 // Of plan["communication"]; null for one process.

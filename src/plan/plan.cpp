@@ -98,6 +98,7 @@ void plan_memory_of_run(PlanFacts& facts) {
                              ? 0
                              : checkpoint_copy_bytes(facts.model, config, facts.precision),
       .optimizer_share = share,
+      .masters_share = shares_masters(facts) ? share : 1,
       .rounded_gradients = rounded_gradient_bytes(facts.model, config, facts.cluster.ranks()),
       .mean_row_tokens = mean_row_tokens(facts),
       .largest_tokens = largest_tokens(facts)};
@@ -112,7 +113,9 @@ void plan_memory_of_run(PlanFacts& facts) {
   facts.memory = needs.memory(chosen.tokens);
   facts.memory.gradients -= needs.gradients_in_turn(chosen);
   facts.optimizer_bytes = static_cast<double>(facts.memory.optimizer) / share;
-  const auto elsewhere = static_cast<uint64_t>(facts.optimizer_bytes * (1 - share));
+  const double masters =
+      shares_masters(facts) ? static_cast<double>(facts.memory.parameters) / share : 0;
+  const auto elsewhere = static_cast<uint64_t>((facts.optimizer_bytes + masters) * (1 - share));
   const uint64_t beside =
       facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy + kMemoryAllowance;
   facts.largest_batch =

@@ -81,6 +81,11 @@ double largest_shard(const PlanFacts& facts) {
   return static_cast<double>(largest) / static_cast<double>(layout.trained_total);
 }
 
+bool shares_masters(const PlanFacts& facts) {
+  const ParameterLayout layout = parameter_layout(facts.model, training_of(facts.config()));
+  return facts.sharded() && shares_masters(layout, facts.precision != "fp32");
+}
+
 void plan_communication(PlanFacts& facts) {
   if (facts.cluster.ranks() == 1) return;
   const ParameterLayout layout = parameter_layout(facts.model, training_of(facts.config()));

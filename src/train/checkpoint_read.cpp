@@ -269,7 +269,7 @@ TrainState load_training(const std::string& directory, Parameters& parameters,
     load_model(directory, parameters);
     // In bfloat16 what was loaded is rounded: the masters stand beside the moments.
     for (const auto& parameter : layout.parameters)
-      if (parameter.trained())
+      if (parameter.trained() && parameters.has_master(parameter))
         stored.load(files::kMasterPrefix + parameter.name, parameters.master(parameter.name));
   }
   stored.load_moments(files::kExpAvgPrefix, layout, optimizer, optimizer.exp_avg(), false);

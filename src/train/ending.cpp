@@ -40,6 +40,20 @@ CheckpointParts parts_of(Run& run) {
           run.tokenizer.get(),  run.chat_template.get(), run.engine.get()};
 }
 
+// The same on every rank, also where each sees its part of the masters alone.
+void check_all_finite(Run& run) {
+  const CheckpointParts parts = parts_of(run);
+  if (!run.parameters->masters_shared()) return check_finite(parts);
+  std::string fault;
+  try {
+    check_finite(parts);
+  } catch (const DivergedError& error) {
+    fault = error.what();
+  }
+  for (const std::string& said : run.collective.exchange_text(fault, "checkpoint: finite weights"))
+    if (!said.empty()) throw DivergedError("{}", said);
+}
+
 struct SaveJob {
   CheckpointContents contents;
   bool is_best = false;
@@ -191,7 +205,7 @@ Loop::Loop(Run& r)
 
 bool save(Loop& loop) {
   try {
-    check_finite(parts_of(loop.run));  // the same on every rank
+    check_all_finite(loop.run);
     if (loop.run.shards->shared()) {
       save_shared(loop);
       return true;

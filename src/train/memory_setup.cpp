@@ -31,6 +31,7 @@ MicroBatchNeeds needs_of(const Run& run) {
               ? 0
               : checkpoint_copy_bytes(run.settings.config.model, run.config(), run.state.precision),
       .optimizer_share = run.shards->share(),
+      .masters_share = run.parameters->masters_shared() ? run.shards->share() : 1,
       .rounded_gradients =
           rounded_gradient_bytes(run.settings.config.model, run.config(), run.collective.size()),
       .mean_row_tokens = rows.fill() * static_cast<double>(run.batch.block_size)};

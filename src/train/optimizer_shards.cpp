@@ -44,11 +44,17 @@ std::vector<WeightRun> weight_runs(const ParameterLayout& layout, bool masters_a
   return runs;
 }
 
+bool shares_masters(const ParameterLayout& layout, bool masters_apart) {
+  return masters_apart && std::none_of(layout.parameters.begin(), layout.parameters.end(),
+                                       [](const ParameterInfo& info) { return info.adapter; });
+}
+
 OptimizerShards::OptimizerShards(Collective& collective, Parameters& parameters, bool shared)
     : collective_(collective), parameters_(parameters) {
   if (!shared || collective.size() == 1) return;
   limits_ = shard_limits(parameters.layout(), collective.size());
-  runs_ = weight_runs(parameters.layout(), parameters.masters_apart());
+  const bool of_masters = parameters.masters_apart() && !parameters.masters_shared();
+  runs_ = weight_runs(parameters.layout(), of_masters);
 }
 
 TrainedPart OptimizerShards::own() const {
@@ -72,12 +78,14 @@ double OptimizerShards::total(double sum_of_part) const {
 void OptimizerShards::gather_weights() const {
   if (!shared()) return;
   std::vector<std::unique_ptr<Collective::Pending>> started;
+  const bool masters = !parameters_.masters_shared();
+  const at::Tensor& weights = masters ? parameters_.master() : parameters_.compute();
   for (const WeightRun& run : runs_)
-    started.push_back(collective_.all_gather(parameters_.master().narrow(0, run.offset, run.numel),
+    started.push_back(collective_.all_gather(weights.narrow(0, run.offset, run.numel),
                                              limits_within(limits_, run.trained_offset, run.numel),
                                              "weights"));
   for (const auto& pending : started) pending->wait();
-  parameters_.refresh_compute();
+  if (masters) parameters_.refresh_compute();
 }
 
 }  // namespace train_sft

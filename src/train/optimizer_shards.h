@@ -1,6 +1,6 @@
-// With --shard optimizer each process keeps the moments of a part of the parameters and updates
-// that part alone (ZeRO stage 1, Rajbhandari et al. 2020): gradients are scattered to the parts as
-// they are summed, updated weights gathered.
+// With --shard optimizer each process keeps the moments of a part of the parameters, beside
+// bfloat16 their masters too, and updates that part alone (ZeRO stage 1, Rajbhandari et al. 2020):
+// gradients are scattered to the parts as they are summed, updated weights gathered.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,10 @@ struct WeightRun {
   int64_t trained_offset = 0, offset = 0, numel = 0;
 };
 std::vector<WeightRun> weight_runs(const ParameterLayout& layout, bool masters_apart);
+// Whether masters are shared out with the moments: where a copy in bfloat16 stands beside them,
+// which is then what is gathered. Not of adapters: they are small, and checkpoints hold them as
+// masters.
+bool shares_masters(const ParameterLayout& layout, bool masters_apart);
 
 class OptimizerShards {
  public:

@@ -22,7 +22,8 @@ constexpr const char* kOfTheMachine[] = {"cache_dir", "log_file", "threads", "ma
 
 std::string checksum_of_weights(const Run& run) {
   const LongWork takes_its_time(run.collective);
-  const at::Tensor weights = on_cpu(run.parameters->master());
+  const Parameters& all = *run.parameters;
+  const at::Tensor weights = on_cpu(all.masters_shared() ? all.compute() : all.master());
   return checksum_of(
       {static_cast<const char*>(weights.const_data_ptr()), static_cast<size_t>(weights.nbytes())});
 }

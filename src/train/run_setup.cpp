@@ -119,6 +119,18 @@ void check_device_settings(const Run& run) {
     refuse("precision fp8 with several processes");
 }
 
+// With --shard optimizer the part that is this process's; none: all of them.
+std::optional<TrainedPart> own_masters(const Run& run, at::ScalarType compute) {
+  const int processes = run.collective.size();
+  if (run.config().shard != "optimizer" || processes == 1) return {};
+  const ParameterLayout layout =
+      parameter_layout(run.settings.config.model, training_of(run.config()));
+  if (!shares_masters(layout, compute != at::kFloat)) return {};
+  const ShardLimits limits = shard_limits(layout, processes);
+  const auto rank = static_cast<size_t>(run.collective.rank());
+  return TrainedPart{limits[rank], limits[rank + 1]};
+}
+
 void prepare_model(Run& run) {
   ModelConfig& model = run.settings.config.model;
   if (run.start.kind == StartKind::fresh) model.block_size = run.config().block_size;
@@ -129,8 +141,8 @@ void prepare_model(Run& run) {
   if (training.adapts() && run.start.kind == StartKind::fresh)
     throw UsageError("lora_rank: there is no model to adapt; add --pretrained_model PATH");
   if (!run.device.is_cpu()) check_device_settings(run);
-  run.parameters =
-      std::make_unique<Parameters>(model, at::kFloat, compute, true, training, run.device);
+  run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute, true, training,
+                                                run.device, own_masters(run, compute));
   run.shards = std::make_unique<OptimizerShards>(run.collective, *run.parameters,
                                                  config.shard == "optimizer");
   if (run.shards->shared() && config.histogram_interval > 0)

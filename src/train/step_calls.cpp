@@ -10,7 +10,7 @@
 namespace train_sft {
 namespace {
 
-constexpr uint64_t kMasterBytes = sizeof(float);
+constexpr uint64_t kMasterBytes = sizeof(float), kBf16Bytes = 2;
 
 std::string end_of(int64_t layer) {
   if (layer == GradientReduction::kOnTop) return "head";
@@ -29,9 +29,11 @@ std::vector<StepCall> step_calls(const ParameterLayout& layout, bool sharded, bo
   calls.push_back({"exchange", "sums of the step", kStepSums * sizeof(double), "backward"});
   if (!sharded) return calls;
   calls.push_back({"exchange", "gradient norm", sizeof(double), "reduction"});
-  for (const WeightRun& run : weight_runs(layout, masters_apart))
+  const bool masters_shared = shares_masters(layout, masters_apart);
+  const uint64_t element = masters_shared ? kBf16Bytes : kMasterBytes;
+  for (const WeightRun& run : weight_runs(layout, masters_apart && !masters_shared))
     calls.push_back(
-        {"all_gather", "weights", static_cast<uint64_t>(run.numel) * kMasterBytes, "update"});
+        {"all_gather", "weights", static_cast<uint64_t>(run.numel) * element, "update"});
   return calls;
 }
 

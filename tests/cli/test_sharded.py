@@ -42,6 +42,41 @@ def test_sharded_masters_beside_bfloat16(folder):
     assert_same_steps(metrics(folder / "plain_bf16"), metrics(folder / "sharded_bf16"), 1e-4)
 
 
+def test_shared_masters_go_on_at_any_count_and_unshared(folder):
+    bf16 = (*SETTINGS, "--precision", "bf16")
+    train(1, *bf16, "--out_dir", "one_bf16", cwd=folder)
+    first = (*bf16, "--shard", "optimizer", "--save_interval", 5, "--out_dir", "moved_bf16")
+    for count, until, more in ((4, 7, ()), (2, 17, ()), (1, 25, ("--shard", "none"))):
+        processes = Processes(count, *first, *more, cwd=folder)
+        try:
+            wait_for_step(folder / "moved_bf16", until, processes)
+            processes.signal(0, signal.SIGTERM)
+            ended = processes.end()
+        finally:
+            processes.kill_all()
+        assert {code for code, _ in ended.values()} == {143}, ended
+        first = ("--resume", "auto", "--out_dir", "moved_bf16")
+    train(4, *first, "--shard", "optimizer", cwd=folder)
+    assert_same_steps(metrics(folder / "one_bf16"), metrics(folder / "moved_bf16"), 1e-4, grad_norm=1e-3)
+
+
+def test_a_resume_with_shared_masters_is_bit_for_bit(folder):
+    settings = (*SETTINGS, "--precision", "bf16", "--shard", "optimizer", "--save_interval", 5)
+    train(2, *settings, "--out_dir", "whole_bf16", cwd=folder)
+    processes = Processes(2, *settings, "--out_dir", "cut_bf16", cwd=folder)
+    try:
+        wait_for_step(folder / "cut_bf16", 12, processes)
+        processes.signal(0, signal.SIGKILL)
+        processes.end(ranks=[1])
+    finally:
+        processes.kill_all()
+    train(2, "--resume", "auto", "--out_dir", "cut_bf16", cwd=folder)
+    assert_same_steps(metrics(folder / "whole_bf16"), metrics(folder / "cut_bf16"), 0)
+    for name in ("model.safetensors", "optimizer.safetensors", "optimizer-00001.safetensors"):
+        whole, cut = ((folder / out_dir / "latest" / name).read_bytes() for out_dir in ("whole_bf16", "cut_bf16"))
+        assert whole == cut, name
+
+
 def test_muon_updates_whole_matrices_of_its_part(folder):
     train(1, *SETTINGS, "--optimizer", "muon", "--out_dir", "muon1", cwd=folder)
     train(2, *SETTINGS, "--optimizer", "muon", "--shard", "optimizer", "--out_dir", "muon2", cwd=folder)

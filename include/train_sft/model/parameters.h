@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,26 +13,36 @@
 
 namespace train_sft {
 
+// A part of what is trained: elements [first, end) of a flat buffer of trained_total.
+struct TrainedPart {
+  int64_t first = 0, end = 0;
+};
+
 class Parameters {
  public:
   // dtype of masters and gradients: float, or double in tests. compute: float, double or bfloat16;
   // when it equals dtype the compute buffer is the master buffer. What is frozen has neither
-  // gradient nor, in bfloat16, a master.
+  // gradient nor, in bfloat16, a master. own_masters, beside bfloat16: other processes keep the
+  // masters of the rest, cut between whole parameters.
   Parameters(const ModelConfig& config, at::ScalarType dtype, at::ScalarType compute,
              bool with_gradients = true, const Training& training = {},
-             c10::Device device = c10::kCPU);
+             c10::Device device = c10::kCPU, std::optional<TrainedPart> own_masters = {});
 
   const ModelConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
   const Training& training() const { return training_; }
-  at::Tensor& master() { return master_; }        // [total]; beside bfloat16 [trained_total]
+  // [total]; beside bfloat16 [trained_total], or of that the part that is this process's
+  at::Tensor& master() { return master_; }
   at::Tensor& compute() { return compute_; }      // [total]
   at::Tensor& gradients() { return gradients_; }  // [trained_total], sums over micro-batches
   bool has_gradients() const { return gradients_.defined(); }
   bool masters_apart() const { return !compute_.is_same(master_); }
-  // Where a trained parameter stands in master().
+  bool masters_shared() const { return own_masters_.has_value(); }
+  // Whether a parameter has a master in this process, and where it stands in master().
+  bool has_master(const ParameterInfo& info) const;
   int64_t master_offset(const ParameterInfo& info) const {
-    return masters_apart() ? info.trained_offset : info.offset;
+    if (!masters_apart()) return info.offset;
+    return info.trained_offset - (own_masters_ ? own_masters_->first : 0);
   }
   const at::Tensor& master() const { return master_; }
   const at::Tensor& compute() const { return compute_; }
@@ -62,6 +73,7 @@ class Parameters {
   ModelConfig config_;
   Training training_;
   ParameterLayout layout_;
+  std::optional<TrainedPart> own_masters_;
   at::Tensor master_, compute_, gradients_;
 };
 

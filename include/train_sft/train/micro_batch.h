@@ -35,7 +35,8 @@ struct MicroBatchNeeds {
   uint64_t limit = 0;              // bytes, of the whole process
   uint64_t program = 0, data = 0;  // of them, taken already
   uint64_t checkpoint_copy = 0;
-  double optimizer_share = 1;      // of its state, kept by this process
+  double optimizer_share = 1;  // of its state, kept by this process
+  double masters_share = 1;
   uint64_t rounded_gradients = 0;  // the copy that is sent, with reduce_dtype bf16
   double mean_row_tokens = 0;
   // Of the largest piece of so many rows; none: rows are full.

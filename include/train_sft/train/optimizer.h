@@ -27,11 +27,6 @@ OptimizerOptions optimizer_options(const TrainConfig& config);
 // Whether Muon updates this parameter, when it is asked for.
 bool is_muons(const ParameterInfo& parameter);
 
-// Elements [first, end) of the buffers of what is trained: whole parameters.
-struct TrainedPart {
-  int64_t first = 0, end = 0;
-};
-
 class Optimizer {
  public:
   Optimizer(Parameters& parameters, const OptimizerOptions& options);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "support/fake_collective.h"
+#include "train_sft/base/error.h"
 #include "unit/train/small_models.h"
 
 namespace train_sft {
@@ -25,7 +26,8 @@ TEST(OptimizerShardsTest, LimitsFallOnWholeParametersAndCoverEverything) {
       EXPECT_LE(limits[i - 1], limits[i]);
       EXPECT_EQ(limits[i] % 16, 0) << "updates keep their bits only at the kernels' alignment";
       for (const ParameterInfo& info : layout.parameters)
-        EXPECT_FALSE(info.trained_offset < limits[i] && limits[i] < info.trained_offset + info.numel)
+        EXPECT_FALSE(info.trained_offset < limits[i] &&
+                     limits[i] < info.trained_offset + info.numel)
             << info.name << " is cut";
     }
     // Layers of equal size: none takes much more than its share.
@@ -53,6 +55,39 @@ TEST(OptimizerShardsTest, OnlyWhatIsSharedCommunicates) {
   EXPECT_EQ(fake.calls[1].what, "all_gather");
   EXPECT_EQ(part.own().end, parameters.layout().trained_total);
   EXPECT_GT(part.own().first, 0);
+}
+
+// Beside bfloat16 each process has the masters of its part alone, and computes with all weights.
+TEST(OptimizerShardsTest, MastersOfThePartsAreThoseOfTheWhole) {
+  const ModelConfig model = small_llama();
+  Parameters whole(model, at::kFloat, at::kBFloat16);
+  initialise(whole, 3);
+  const ShardLimits limits = shard_limits(whole.layout(), 3);
+  for (size_t rank = 0; rank < 3; ++rank) {
+    const TrainedPart part{limits[rank], limits[rank + 1]};
+    Parameters shared(model, at::kFloat, at::kBFloat16, true, {}, c10::kCPU, part);
+    initialise(shared, 3);
+    EXPECT_EQ(shared.master().numel(), part.end - part.first);
+    EXPECT_TRUE(shared.compute().equal(whole.compute()));
+    EXPECT_TRUE(shared.host_copy().master().equal(shared.master()));
+    for (const ParameterInfo& info : whole.layout().parameters) {
+      const bool own = part.first <= info.trained_offset && info.trained_offset < part.end;
+      ASSERT_EQ(shared.has_master(info), own) << info.name;
+      if (own) {
+        EXPECT_TRUE(shared.master(info.name).equal(whole.master(info.name))) << info.name;
+      } else {
+        EXPECT_THROW(shared.master(info.name), InternalError);
+      }
+    }
+  }
+}
+
+TEST(OptimizerShardsTest, AdaptersKeepTheirMasters) {
+  Training lora;
+  lora.lora_rank = 2;
+  EXPECT_TRUE(shares_masters(parameter_layout(small_gpt2()), true));
+  EXPECT_FALSE(shares_masters(parameter_layout(small_gpt2()), false));
+  EXPECT_FALSE(shares_masters(parameter_layout(small_gpt2(), lora), true));
 }
 
 }  // namespace
