@@ -28,7 +28,7 @@ void on_stop(int number) {
 void on_deadline(int) {
   constexpr std::string_view kSaid = "error: stopped by a signal\n";
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kSaid.data(), kSaid.size());
-  _exit(128 + stop_signal.load());
+  _exit(static_cast<int>(stop_code()));
 }
 
 void on_save(int) {
@@ -46,6 +46,11 @@ void handle(int number, void (*handler)(int), int flags) {
 }  // namespace
 
 void install() {
+  // A terminal that is closed stops a run like SIGTERM does, unless nohup said otherwise.
+  struct sigaction before {};
+  if (sigaction(SIGHUP, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) {
+    handle(SIGHUP, on_stop, 0);
+  }
   // Without SA_RESTART a blocked read (chat waiting for a line) returns and can see the flag.
   handle(SIGINT, on_stop, 0);
   handle(SIGTERM, on_stop, 0);
@@ -64,6 +69,7 @@ ExitCode stop_code() {
     case 0:
       return ExitCode::ok;
     case SIGTERM:
+    case SIGHUP:
       return ExitCode::terminated;
     default:
       return ExitCode::interrupted;
@@ -90,8 +96,10 @@ bool take_save_request() {
 
 void throw_if_stopped() {
   if (!stop_requested()) return;
-  throw Error(stop_code(),
-              stop_code() == ExitCode::terminated ? "stopped by SIGTERM" : "stopped by Ctrl-C");
+  const int number = stop_signal.load();
+  throw Error(stop_code(), number == SIGTERM  ? "stopped by SIGTERM"
+                           : number == SIGHUP ? "stopped by SIGHUP: its terminal was closed"
+                                              : "stopped by Ctrl-C");
 }
 
 }  // namespace train_sft::signals

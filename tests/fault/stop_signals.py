@@ -7,6 +7,7 @@ at once; SIGUSR1 saves and the run goes on; a SLURM script gets both.
 """
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -196,6 +197,62 @@ def as_slurm_does():
     ends(run, 143)
 
 
+class InTerminal:
+    """A run with a terminal of its own, used as a Popen is."""
+
+    def __init__(self, *words):
+        self.said = tempfile.TemporaryFile()
+        self.returncode = None
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.execvp(words[0], words)
+        os.set_blocking(self.terminal, False)
+
+    def poll(self):
+        try:
+            while self.terminal is not None:
+                self.said.write(os.read(self.terminal, 65536))
+        except (BlockingIOError, OSError):  # nothing to read; nobody writes any more
+            pass
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended != 0:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < end, f"still there after {timeout} s"
+            time.sleep(0.005)
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def close_terminal(self):
+        os.close(self.terminal)
+        self.terminal = None
+
+
+def terminal_closed():
+    """Somebody closes the window: the run saves, though what it says reaches nobody; under nohup it goes on."""
+    for before, out_dir in ([], "window"), (["nohup"], "nohup"):
+        words = [*before, PROGRAM, "--data", "text.txt", "--out_dir", out_dir]
+        for name, value in TINY.items():
+            words += [f"--{name}", str(value)]
+        run = InTerminal(*words)
+        wait_for("steps", lambda: steps(out_dir) > 3, run)
+        run.close_terminal()
+        if before:
+            at = steps(out_dir)
+            wait_for("further steps", lambda: steps(out_dir) > at + 3, run)
+            run.send_signal(signal.SIGTERM)
+        _, took = ends(run, 143)
+        saved = latest_state(out_dir)["step"]
+        assert saved >= steps(out_dir) > 3, "the last step is saved"
+        print(f"terminal closed {before}: code 143 in {took:.2f} s")
+
+
 def main():
     chance = random.Random(1)
     words = ["".join(chance.choice("abcdefghij") for _ in range(1 + chance.randrange(9))) for _ in range(4000)]
@@ -207,7 +264,7 @@ def main():
             for _ in range(60):
                 file.write(" ".join(chance.choice(words) for _ in range(40000)) + "\n")
         for check in (in_training, within_a_step, save_on_request, second_interrupt, in_evaluation, in_long_work,
-                      as_slurm_does):
+                      as_slurm_does, terminal_closed):
             check()
             print(f"{check.__name__}: ok", flush=True)
         os.chdir("/")

@@ -20,7 +20,7 @@ enum class ExitCode : int {
   resource = 5,       // out of memory or disk
   diverged = 6,       // training diverged
   interrupted = 130,  // SIGINT, after saving
-  terminated = 143,   // SIGTERM, after saving
+  terminated = 143,   // SIGTERM or SIGHUP, after saving
 };
 
 class Error : public std::runtime_error {

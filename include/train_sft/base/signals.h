@@ -1,5 +1,6 @@
-// SIGINT and SIGTERM ask the program to finish its micro-step, save and leave; a second SIGINT ends
-// it at once. SIGUSR1 asks for a checkpoint. Handlers only set flags.
+// SIGINT, SIGTERM and SIGHUP (unless nohup has it ignored) ask the program to finish its micro-step,
+// save and leave; a second SIGINT ends it at once. SIGUSR1 asks for a checkpoint. Handlers only set
+// flags.
 #pragma once
 
 #include "train_sft/base/error.h"
@@ -8,7 +9,7 @@ namespace train_sft::signals {
 
 void install();
 bool stop_requested();
-// interrupted (SIGINT) or terminated (SIGTERM); ok when no stop was asked for.
+// interrupted (SIGINT) or terminated (SIGTERM, SIGHUP); ok when no stop was asked for.
 ExitCode stop_code();
 // Forgets a stop that was dealt with (chat: Ctrl-C ends a reply, not the program).
 void clear_stop();
