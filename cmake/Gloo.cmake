@@ -18,11 +18,9 @@ unset(CMAKE_REQUIRED_DEFINITIONS)
 unset(CMAKE_REQUIRED_LINK_OPTIONS)
 unset(CMAKE_REQUIRED_LIBRARIES)
 if(TRAIN_SFT_GLOO_WORKS)
-  set_source_files_properties(src/collective/gloo.cpp src/collective/c10d_collective.cpp
-    src/collective/meeting_place.cpp PROPERTIES
-    COMPILE_DEFINITIONS "TRAIN_SFT_GLOO;USE_C10D_GLOO"
-    COMPILE_OPTIONS "-idirafter${api_include}"
-    SKIP_UNITY_BUILD_INCLUSION ON)
+  # For the whole part: its files are compiled together, c10d's headers read once.
+  target_compile_definitions(train_sft_collective PRIVATE TRAIN_SFT_GLOO USE_C10D_GLOO)
+  target_compile_options(train_sft_collective PRIVATE "SHELL:-idirafter ${api_include}")
 else()
   message(STATUS "Gloo: no headers (libgloo-dev) or not in this LibTorch; built without --procs")
 endif()

@@ -18,12 +18,13 @@ option(TRAIN_SFT_PRECOMPILED "Precompile the headers of the standard library and
 set(precompiled_plain <algorithm> <array> <atomic> <chrono> <cmath> <cstdint> <cstring> <filesystem>
     <functional> <map> <memory> <mutex> <numeric> <optional> <set> <span> <sstream> <string>
     <string_view> <thread> <unordered_map> <utility> <vector> <nlohmann/json.hpp> <fmt/format.h>)
-set(precompiled_torch ${precompiled_plain} <ATen/core/Tensor.h>)
+# Any operator's header brings what that of empty() does.
+set(precompiled_torch ${precompiled_plain} <ATen/core/Tensor.h> <ATen/ops/empty.h>)
 set(precompiled_plain_test ${precompiled_plain} <gmock/gmock.h> <gtest/gtest.h>)
-set(precompiled_torch_test ${precompiled_torch} <gmock/gmock.h> <gtest/gtest.h>)
+set(precompiled_torch_test ${precompiled_torch} <ATen/TensorOperators.h> <gmock/gmock.h> <gtest/gtest.h>)
 
 # The first target of a kind compiles its headers, the others of that kind take them from there: their
-# options must not differ.
+# options must not differ, and what it defines they must define, too (-Winvalid-pch tells).
 function(train_sft_precompile target kind)
   if(NOT TRAIN_SFT_PRECOMPILED)
     return()

@@ -49,22 +49,16 @@ inline const DeviceTable& table() {
   return *plugin().table;
 }
 
-// Where the kernels run: on the CPU, one thread after another, in emulated_gpu_tests.
-#if defined(TRAIN_SFT_EMULATED)
-inline const at::Device kGpu{at::kCPU};
-constexpr bool kEmulated = true;
-#else
-inline const at::Device kGpu{at::kCUDA, 0};
-constexpr bool kEmulated = false;
-#endif
+// Where the kernels run: a GPU in gpu_tests; in emulated_gpu_tests the CPU, one thread after another.
+extern const at::Device kGpu;
 
-// Always a copy.
+// Always a copy; from the GPU it waits.
 inline at::Tensor on_gpu(const at::Tensor& tensor) {
   if (!tensor.defined()) return tensor;
-  return kEmulated ? tensor.clone() : tensor.to(kGpu);
+  return tensor.to(kGpu, tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
 }
 inline at::Tensor on_cpu(const at::Tensor& tensor) {
-  return kEmulated ? tensor.clone() : tensor.to(at::kCPU);  // waits
+  return tensor.to(at::kCPU, tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
 }
 
 // A result to be written: NaN (or 0xFF) where a kernel forgets.

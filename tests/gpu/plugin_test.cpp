@@ -7,6 +7,9 @@
 #include "gpu.h"
 
 namespace train_sft::ops {
+
+const at::Device kGpu{at::kCUDA, 0};
+
 namespace {
 
 Plugin load() {

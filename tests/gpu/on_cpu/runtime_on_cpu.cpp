@@ -17,6 +17,8 @@ extern "C" const train_sft::ops::DevicePlugin* train_sft_device_plugin();
 
 namespace train_sft::ops {
 
+const at::Device kGpu{at::kCPU};
+
 const Plugin& plugin() {
   static const Plugin loaded = [] {
     Plugin p;

@@ -43,7 +43,7 @@ TEST(ThreadsTest, CallersOnSeveralThreadsTakeTurns) {
 TEST(ThreadsTest, ZeroClearsEveryByteAndNoOther) {
   for (int64_t n : {0, 1, 1000, 65536, 100003}) {
     const at::Tensor guarded = at::full({n + 2}, 7.5, at::kFloat);
-    zero(guarded.narrow(0, 1, n));
+    ops::zero(guarded.narrow(0, 1, n));
     EXPECT_EQ(guarded.to(at::kDouble).sum().item<double>(), 15.0) << n;
   }
 }
