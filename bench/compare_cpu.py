@@ -3,7 +3,8 @@
 
 Everything is measured in turn, round after round, in processes of their own, on this machine: train_sft in fp32 (and
 bf16), PyTorch eager and torch.compile (the faster of 1 and 2 threads, found in the first round), and the roofline of
-bench/roofline.cpp. Medians of the rounds' medians, with the least and the most; peak resident memory of the process.
+bench/roofline.cpp. Medians of the rounds' medians, with the least and the most; the share of the roofline is the median of
+the rounds' shares; peak resident memory of the process.
 """
 
 import argparse
@@ -23,7 +24,7 @@ HERE = ROOT / "bench"
 
 # name: layers, heads, width, vocabulary (a char tokenizer has 334 with its byte pieces), tokens a row, rows, steps to
 # warm up, steps timed
-MODELS = {"124M": (12, 12, 768, 50304, 1024, 4, 1, 2),
+MODELS = {"124M": (12, 12, 768, 50304, 1024, 4, 1, 4),
           "6 x 384": (6, 6, 384, 334, 256, 8, 3, 10),
           "4 x 128": (4, 4, 128, 334, 64, 12, 20, 200)}
 
@@ -123,15 +124,15 @@ class Bench:
         if name == "124M":
             threads = {"eager": [2], "compile": [2]}  # a quarter of an hour less
         for number in range(self.a.rounds):
-            self.ours(name, "fp32")
-            for kind in threads:
-                rates = {count: self.torch(name, kind, count) for count in threads[kind]}
-                threads[kind] = [max(rates, key=rates.get)]
-            self.ours(name, "bf16")
+            # A roofline beside what is held against it: minutes later the neighbours are others.
             for precision in ("fp32", "bf16"):
+                self.ours(name, precision)
                 found = self.roofline(name, precision)
                 if number == 0:
                     rooflines[precision] = found
+            for kind in threads:
+                rates = {count: self.torch(name, kind, count) for count in threads[kind]}
+                threads[kind] = [max(rates, key=rates.get)]
         return rooflines
 
     # -- evaluation against training, and the time from the program's start to its first step
@@ -230,8 +231,14 @@ class Bench:
         return losses
 
     def table(self):
-        return {row: {who: series.summary() for who, series in all_series.items()}
-                for row, all_series in self.series.items()}
+        table = {row: {who: series.summary() for who, series in all_series.items()}
+                 for row, all_series in self.series.items()}
+        for row, all_series in self.series.items():
+            for who, series in all_series.items():
+                roof = all_series.get("roofline " + who[5:]) if who.startswith("ours ") else None
+                if roof:
+                    table[row][who]["of_roofline"] = summary([a / b for a, b in zip(series.rates, roof.rates)])
+        return table
 
 
 def machine():
@@ -245,14 +252,13 @@ def machine():
 def print_table(result):
     print(f"{result['machine']['cores']} cores of {result['machine']['cpu']} ({', '.join(result['machine']['features'])}), "
           f"load before {result['load_before']:.1f}\n")
-    print("| model | | per second: median (min–max) | of the roofline | against the faster of PyTorch's | peak memory, GB |")
+    print("| model | | per second: median (min–max) | of the roofline, % | against the faster of PyTorch's | peak memory, GB |")
     print("|---|---|---|---|---|---|")
     for row, found in result["rows"].items():
         theirs = {who: s for who, s in found.items() if not who.startswith(("ours", "roofline"))}
         best = max(theirs.values(), key=lambda s: s["median"], default=None)
         for who, s in found.items():
-            part = found.get("roofline " + who[5:]) if who.startswith("ours ") else None
-            of_roof = f"{100 * s['median'] / part['median']:.0f} %" if part else ""
+            of_roof = spread({key: 100 * part for key, part in s["of_roofline"].items()}, 0) if "of_roofline" in s else ""
             against = f"{s['median'] / best['median']:.2f}" if best and who.startswith("ours") else ""
             memory = "" if who.startswith("roofline") else f"{s['peak_bytes'] / 1e9:.2f}"
             digits = 2 if s["median"] < 100 else 0

@@ -16,12 +16,16 @@ using simd::GemmOperand;
 using simd::GemmShape;
 
 constexpr int64_t kPanelStride = kTileRows <= 8 ? 8 : 16;  // of packed rows
-// Lanes of k in a block. Half of it would keep a panel of B in L1, but reads and writes the result
-// twice as often, which costs more (docs/performance.md).
-constexpr int64_t kDepth = 768;
+// Lanes of k in a block, and panels of A in a block, which stays in L2 with one of B. A panel of B
+// would stay in L1 at half the depth, but the result would be read and written twice as often, which
+// costs more; bfloat16 goes through twice as much k in the time of one result (docs/performance.md).
+#ifdef __AVX512BF16__
+constexpr int64_t kDepth = 1536, kBlockPanels = 4;
+#else
+constexpr int64_t kDepth = 768, kBlockPanels = 6;
+#endif
 constexpr int64_t kColumns = 3072;  // columns in a block: B's block stays in L3
 constexpr int64_t kDirectColumns = 1024;
-constexpr int64_t kBlockPanels = 6;  // panels of A in a block, which stays in L2 with one of B
 
 thread_local KeptMemory packed_a_memory, packed_b_memory, partial_memory, bias_memory;
 
@@ -38,7 +42,8 @@ struct Sink {
   template <int MR, int NV>
   TRAIN_SFT_INLINE void take(Tile<MR, NV>& tile, int64_t row, int64_t column,
                              int64_t columns) const {
-    if (columns < NV * Vec::width) {
+    // Narrow tiles too: code for each of their sizes took a quarter of this file's compilation.
+    if (NV < kTileVecs || columns < NV * Vec::width) {
       float rows[MR * NV * Vec::width];
       each(tile, [&](auto i, auto j, Vec& x)
                      TRAIN_SFT_INLINE_LAMBDA { x.store(rows + (i * NV + j) * Vec::width); });
