@@ -454,6 +454,10 @@ LossSums Engine::take_sums() {
   return sums;
 }
 
+void Engine::drop_sums() {
+  if (state_->device != nullptr) state_->device->zero(state_->sums[kTraining]);
+}
+
 void Engine::end_step() {
   if (state_->fp8) state_->fp8->end_step();
 }

@@ -79,9 +79,10 @@ bool GraphCache::replay(Entry& entry) {
 void GraphCache::fail(Entry& entry, const char* what, const char* why) {
   entry.failed = true;
   ++failures_;
-  log::warning("a step of {} tokens cannot be {} as a graph and runs without: {}{}",
-               entry.key.shape.tokens, what, why,
-               enabled() ? "" : "; no graphs are tried from here on");
+  const int64_t tokens = entry.key.shape.tokens;
+  log::warning("{} cannot be {} as a graph and runs without: {}{}",
+               tokens > 0 ? fmt::format("a micro-batch of {} tokens", tokens) : "the update", what,
+               why, enabled() ? "" : "; no graphs are tried from here on");
   if (!enabled()) clear();
 }
 

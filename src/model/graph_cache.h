@@ -12,7 +12,7 @@ namespace train_sft {
 
 // What decides which kernels run, and with which numbers.
 struct GraphKey {
-  PaddedShape shape;
+  PaddedShape shape;  // of a micro-batch; none: of the update
   uint32_t mode = 0;  // of the caller: training, evaluation, the update …
   bool operator==(const GraphKey&) const = default;
 };

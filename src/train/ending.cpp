@@ -36,6 +36,7 @@ ExitCode exit_code(Ending ending, ExitCode stopped_with) {
 }
 
 CheckpointParts parts_of(Run& run) {
+  TRAIN_SFT_CHECK(!run.in_flight, "step {} is being worked on", run.state.step + 1);
   return {run.parameters.get(), run.optimizer.get(),     &run.state,
           run.tokenizer.get(),  run.chat_template.get(), run.engine.get()};
 }

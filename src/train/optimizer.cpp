@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 
+#include "model/graph_cache.h"
 #include "train_sft/base/error.h"
 #include "train_sft/ops/adamw.h"
 #include "train_sft/ops/device_table.h"
@@ -49,8 +51,10 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
       part_(part),
       exp_avg_(moments_of(parameters, part)),
       exp_avg_sq_(moments_of(parameters, part)) {
-  if (!parameters.device().is_cpu())
+  if (!parameters.device().is_cpu()) {
     device_update_ = at::zeros({kUpdateSize + 1}, parameters.master().options().dtype(at::kDouble));
+    graphs_ = std::make_unique<GraphCache>(ops::device_table(device_update_), 1);
+  }
   // The gaps between parameters hold zeros with zero gradients: an update leaves them zero, so a
   // range may run across them, as long as nothing frozen lies between.
   size_t matrices_before = 0;  // a range does not run across a matrix
@@ -78,6 +82,8 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
     scratch = std::max(scratch, ops::muon_scratch(matrix.shape));
   if (scratch > 0) scratch_ = at::empty({scratch}, at::kFloat);
 }
+
+Optimizer::~Optimizer() = default;
 
 // GPT-2 keeps q, k and v side by side in one parameter [in, 3 out]: three matrices.
 void Optimizer::add_matrices(const ParameterInfo& parameter) {
@@ -161,6 +167,34 @@ void Optimizer::upload(const ops::AdamWStep& pass) {
       ->upload(device_update_.mutable_data_ptr(), &update, sizeof(update));
 }
 
+uint64_t Optimizer::queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate& of_this_step,
+                                 bool t_is_known) {
+  TRAIN_SFT_CHECK(matrices_.empty(), "Muon on a device");
+  const ops::DeviceTable* device = ops::device_table(device_update_);
+  auto* update = static_cast<ops::DeviceUpdate*>(device_update_.mutable_data_ptr());
+  ops::DeviceUpdate given = of_this_step;
+  given.t = static_cast<double>(t);
+  device->upload(update, &given,
+                 t_is_known ? offsetof(ops::DeviceUpdate, skip) : offsetof(ops::DeviceUpdate, t));
+  if (sums_ != sums) graphs_->clear();
+  sums_ = sums;
+  const at::Tensor gradients =
+      parameters_.gradients().narrow(0, part_.first, part_.end - part_.first);
+  graphs_->run({}, [&] {
+    device->sum_of_squares(&sums->sum_of_squares, gradients);
+    device->prepare_update(update, sums, settings());
+    device_adamw();
+  });
+  return device->download_begin(update, sizeof(*update));
+}
+
+ops::DeviceUpdate Optimizer::fetch_update(uint64_t ticket) {
+  ops::DeviceUpdate result;
+  ops::device_table(device_update_)->download_end(ticket, &result, sizeof(result));
+  t = static_cast<int64_t>(result.t);
+  return result;
+}
+
 void Optimizer::copy_moments(const Optimizer& other) {
   exp_avg_.copy_(other.exp_avg_);
   exp_avg_sq_.copy_(other.exp_avg_sq_);
@@ -169,6 +203,31 @@ void Optimizer::copy_moments(const Optimizer& other) {
 
 Optimizer Optimizer::of(Parameters& host) const {
   return Optimizer(host, options_, part_);
+}
+
+ops::UpdateSettings Optimizer::settings() const {
+  return {options_.beta1, options_.beta2, options_.eps, options_.grad_clip};
+}
+
+Optimizer::Views Optimizer::views(const Range& range) {
+  const auto cut = [&](const at::Tensor& flat, int64_t offset) {
+    return flat.narrow(0, offset, range.numel);
+  };
+  return {cut(parameters_.master(), range.master_offset),
+          parameters_.masters_apart() ? cut(parameters_.compute(), range.offset) : at::Tensor(),
+          cut(parameters_.gradients(), range.trained_offset),
+          cut(exp_avg_, range.trained_offset - part_.first),
+          cut(exp_avg_sq_, range.trained_offset - part_.first)};
+}
+
+void Optimizer::device_adamw() {
+  const ops::DeviceTable* device = ops::device_table(device_update_);
+  const auto* update = static_cast<const ops::DeviceUpdate*>(device_update_.const_data_ptr());
+  for (const Range& range : ranges_) {
+    const Views v = views(range);
+    device->adamw(v.master, v.compute, v.grad, v.exp_avg, v.exp_avg_sq, update, settings(),
+                  range.decay ? options_.weight_decay : 0.0);
+  }
 }
 
 void Optimizer::adamw(double lr, double grad_scale) {
@@ -180,30 +239,14 @@ void Optimizer::adamw(double lr, double grad_scale) {
   pass.bias_correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(t));
   pass.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
   pass.grad_scale = grad_scale;
-  const bool separate_compute = parameters_.masters_apart();
-  const ops::DeviceTable* device = ops::device_table(parameters_.master());
-  if (device != nullptr) upload(pass);
-  for (const auto& range : ranges_) {
-    const auto cut = [&](const at::Tensor& flat, int64_t offset) {
-      return flat.narrow(0, offset, range.numel);
-    };
+  if (device_update_.defined()) {
+    upload(pass);
+    return device_adamw();
+  }
+  for (const Range& range : ranges_) {
+    const Views v = views(range);
     pass.weight_decay = range.decay ? options_.weight_decay : 0.0;
-    if (device != nullptr) {
-      device->adamw(cut(parameters_.master(), range.master_offset),
-                    separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
-                    cut(parameters_.gradients(), range.trained_offset),
-                    cut(exp_avg_, range.trained_offset - part_.first),
-                    cut(exp_avg_sq_, range.trained_offset - part_.first),
-                    static_cast<const ops::DeviceUpdate*>(device_update_.const_data_ptr()),
-                    {options_.beta1, options_.beta2, options_.eps, options_.grad_clip},
-                    pass.weight_decay);
-      continue;
-    }
-    ops::adamw(cut(parameters_.master(), range.master_offset),
-               separate_compute ? cut(parameters_.compute(), range.offset) : at::Tensor(),
-               cut(parameters_.gradients(), range.trained_offset),
-               cut(exp_avg_, range.trained_offset - part_.first),
-               cut(exp_avg_sq_, range.trained_offset - part_.first), pass);
+    ops::adamw(v.master, v.compute, v.grad, v.exp_avg, v.exp_avg_sq, pass);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "train/checkpoint_files.h"
+#include "train/step.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
 #include "train_sft/collective/agreement.h"
@@ -35,6 +36,7 @@ bool roll_back(Loop& loop) {
     const LongWork takes_its_time(run.collective);
     take_saved(loop, true);
   }
+  forget_step_in_flight(run);
   const int64_t rollbacks = run.state.rollbacks + 1;
   if (rollbacks > kMostRollbacks) {
     log::error("went back {} times and diverged again", kMostRollbacks);

@@ -12,6 +12,7 @@
 #include "train/gradient_reduction.h"
 #include "train/optimizer_shards.h"
 #include "train/start.h"
+#include "train/step_in_flight.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/collective/collective.h"
@@ -58,7 +59,9 @@ struct Run {
   std::unique_ptr<MetricsWriter> metrics;
   std::unique_ptr<ExampleLog> examples;
   std::unique_ptr<AppendFile> samples;  // null: none are written
-  TrainState state;
+  TrainState state;                     // after the last step whose result is known
+  // The step after it, when it was begun already: weights and moments are then of neither.
+  std::optional<StepInFlight> in_flight;
   bool fitted = false;                // the last step did into memory
   int64_t retry_step = -1;            // when a save failed: the step to try again at
   ExitCode stop_code = ExitCode::ok;  // of the signal that ends the run, whichever process got it

@@ -34,6 +34,11 @@ double score(const std::vector<double>& window, double value) {
   return spread.is_known ? (value - spread.mean) / spread.deviation : 0;
 }
 
+double highest_without_spike(const std::vector<double>& window, double limit) {
+  const Spread spread = spread_of(window);
+  return spread.is_known ? spread.mean + limit * spread.deviation : StepLimits().loss;
+}
+
 void add(std::vector<double>& window, double value, double limit) {
   const Spread spread = spread_of(window);
   if (spread.is_known) value = std::min(value, spread.mean + limit * spread.deviation);
@@ -50,6 +55,21 @@ SpikeScore spike_score(const TrainState& state, double loss, double grad_norm) {
 void remember_step(TrainState& state, double loss, double grad_norm, double limit) {
   add(state.recent_losses, loss, limit);
   add(state.recent_grad_norms, grad_norm, limit);
+}
+
+StepLimits step_limits(const TrainState& state, double limit) {
+  if (state.spikes_skipped >= kMostSkippedInARow) return {};
+  return {highest_without_spike(state.recent_losses, limit),
+          highest_without_spike(state.recent_grad_norms, limit)};
+}
+
+StepLimits limits_of_step(const TrainState& state, int64_t ahead) {
+  const auto place = static_cast<size_t>(ahead);
+  return place < state.step_limits.size() ? state.step_limits[place] : StepLimits();
+}
+
+void move_limits(TrainState& state, const StepLimits& next) {
+  state.step_limits = {limits_of_step(state, 1), next};
 }
 
 }  // namespace train_sft

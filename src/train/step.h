@@ -27,7 +27,13 @@ inline constexpr size_t kStepSums = 7;
 Json to_json(const StepOutcome& outcome);
 StepOutcome step_outcome_from_json(const Json& json);
 
-// Runs step run.state.step and advances run.state.
-StepOutcome take_step(Run& run);
+// Runs step run.state.step and advances run.state. On a device of a single process results are read
+// a step late, so that it never waits for the host: with may_begin_next the next step is queued
+// before this one's result is fetched. Without, nothing is in flight when it returns, and the
+// weights are those after the step.
+StepOutcome take_step(Run& run, bool may_begin_next = false);
+
+// Before the weights are replaced by others: what is in flight is not waited for.
+void forget_step_in_flight(Run& run);
 
 }  // namespace train_sft

@@ -5,11 +5,11 @@
 
 namespace train_sft {
 
-StepOutcome StepProfile::take_step(Run& run) {
+StepOutcome StepProfile::take_step(Run& run, bool may_begin_next) {
   const bool measured = wanted_ && !first_;
   first_ = false;
   profile::measure(measured);
-  StepOutcome outcome = train_sft::take_step(run);
+  StepOutcome outcome = train_sft::take_step(run, may_begin_next && !wanted_);
   profile::measure(false);
   if (measured && !outcome.interrupted) {
     ++steps_;

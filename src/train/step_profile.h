@@ -11,8 +11,9 @@ class StepProfile {
  public:
   explicit StepProfile(bool wanted) : wanted_(wanted) {}
 
-  // Steps after the first of the process: that one also touches its memory for the first time.
-  StepOutcome take_step(Run& run);
+  // Steps after the first of the process: that one also touches its memory for the first time. None
+  // is begun before the last one's result is there, when they are measured.
+  StepOutcome take_step(Run& run, bool may_begin_next);
   // {"steps", "step_ms", "accounted", "ops": [{"name", "calls", "ms", "share"}]}: of a mean step,
   // and the shares of its time; null when not wanted or when there was but one step.
   Json json() const;

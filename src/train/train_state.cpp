@@ -16,6 +16,24 @@ std::vector<double> numbers(const Json& json, const char* field, const std::stri
   return values;
 }
 
+// [loss, gradient norm, …] of one step after another.
+std::vector<double> flat_limits(const TrainState& state) {
+  std::vector<double> flat;
+  for (const StepLimits& limits : state.step_limits) {
+    flat.push_back(limits.loss);
+    flat.push_back(limits.grad_norm);
+  }
+  return flat;
+}
+
+std::vector<StepLimits> limits_from(const std::vector<double>& flat, const std::string& where) {
+  if (flat.size() % 2 != 0 || flat.size() > 4)
+    throw DataError("{}: field 'step_limits' holds {} numbers", where, flat.size());
+  std::vector<StepLimits> limits;
+  for (size_t i = 0; i < flat.size(); i += 2) limits.push_back({flat[i], flat[i + 1]});
+  return limits;
+}
+
 }  // namespace
 
 Json to_json(const TrainState& state) {
@@ -30,6 +48,7 @@ Json to_json(const TrainState& state) {
           {"recent_grad_norms", state.recent_grad_norms},
           {"spikes", state.spikes},
           {"spikes_skipped", state.spikes_skipped},
+          {"step_limits", flat_limits(state)},
           {"rollbacks", state.rollbacks},
           {"lr_scale", state.lr_scale},
           {"best_val_loss", state.best_step >= 0 ? Json(state.best_val_loss) : Json()},
@@ -68,6 +87,8 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
       state.rollbacks = json_int(json, "rollbacks", where);
       state.lr_scale = json_number(json, "lr_scale", where);
     }
+    if (json.contains("step_limits"))
+      state.step_limits = limits_from(numbers(json, "step_limits", where), where);
     state.best_step = json_int(json, "best_step", where);
     if (state.best_step >= 0) state.best_val_loss = json_number(json, "best_val_loss", where);
     state.evals_since_best = json_int(json, "evals_since_best", where);

@@ -27,9 +27,8 @@ struct Due {
   bool log, evaluate, sample;
 };
 
-Due what_is_due(const Run& run) {
+Due what_is_due(const Run& run, int64_t step) {
   const TrainConfig& config = run.config();
-  const int64_t step = run.state.step;
   const bool last = step >= run.schedule.max_iters;
   Due due;
   const bool evaluates = run.evaluates() || (!run.eval_sets.empty() && config.eval_interval > 0);
@@ -40,11 +39,19 @@ Due what_is_due(const Run& run) {
 }
 
 // Without a save_interval: with each evaluation, or every 1000 steps when there is none.
-bool save_is_due(const Run& run, bool evaluated) {
-  if (run.state.bad_steps > 0) return false;  // it would push a good one out
+bool save_is_due(const Run& run, int64_t step, bool evaluated) {
   const int64_t interval = run.config().save_interval;
-  if (interval > 0) return is_due(run.state.step, interval);
-  return run.evaluates() ? evaluated : is_due(run.state.step, kDefaultSaveInterval);
+  if (interval > 0) return is_due(step, interval);
+  return run.evaluates() ? evaluated : is_due(step, kDefaultSaveInterval);
+}
+
+// Whether weights or gradients are read after the step that comes: then a device may not begin the
+// one after it.
+bool reads_weights_after_next(const Run& run) {
+  const int64_t step = run.state.step + 1;
+  const Due due = what_is_due(run, step);
+  return due.evaluate || due.sample || save_is_due(run, step, due.evaluate) ||
+         is_due(step, run.config().histogram_interval);
 }
 
 bool out_of_patience(const Run& run) {
@@ -71,7 +78,7 @@ void write_records(Loop& loop, const Due& due, const StepOutcome& outcome,
 // What follows a step: evaluate, report, sample, save. An ending, when the run ends here.
 std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   Run& run = loop.run;
-  const Due due = what_is_due(run);
+  const Due due = what_is_due(run, run.state.step);
   bool improved = false;
   EvaluationLosses evaluation;
   if (due.evaluate) {
@@ -90,7 +97,9 @@ std::optional<Ending> after_step(Loop& loop, const StepOutcome& outcome) {
   if (run.state.bad_steps >= run.config().max_bad_steps) return Ending::diverged;
 
   take_saved(loop);
-  const bool wanted = outcome.save_asked || improved || save_is_due(run, due.evaluate);
+  const bool saves = run.state.bad_steps == 0 &&  // it would push a good one out
+                     save_is_due(run, run.state.step, due.evaluate);
+  const bool wanted = outcome.save_asked || improved || saves;
   if (wanted && !save(loop)) return Ending::diverged;
   if (evaluation.val_loss && out_of_patience(run)) return Ending::early_stop;
   return std::nullopt;
@@ -105,7 +114,8 @@ Ending run_to_an_ending(Loop& loop) {
   }
   while (run.state.step < run.schedule.max_iters) {
     const StepOutcome outcome =
-        loop.profile.take_step(run);  // data → forward, backward → clip, update
+        // data → forward, backward → clip, update
+        loop.profile.take_step(run, !reads_weights_after_next(run));
     if (outcome.interrupted) return Ending::signal;
     loop.reporter.step_done(outcome);
     if (run.writes()) {

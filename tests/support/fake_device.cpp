@@ -113,17 +113,26 @@ State& state() {
   return state;
 }
 
-void flush() {
+void flush(uint64_t until) {
   static bool running = false;
   State& s = state();
-  if (running || s.queue.empty()) return;
+  if (running || s.queue.empty() || s.done >= until) return;
   running = true;
   protect(PROT_READ | PROT_WRITE);
-  std::vector<std::function<void()>> work;
-  work.swap(s.queue);
-  for (const auto& each : work) each();
+  while (!s.queue.empty() && s.done < until) {
+    const std::function<void()> work = std::move(s.queue.front());
+    s.queue.pop_front();
+    ++s.done;
+    work();
+  }
   protect(PROT_NONE);
   running = false;
+}
+
+void wait_for(uint64_t done) {
+  State& s = state();
+  if (s.done < done) ++(s.queued() == done ? s.counts.waits : s.counts.waits_behind);
+  flush(done);
 }
 
 void submit(std::function<void()> work) {

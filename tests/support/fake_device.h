@@ -28,9 +28,11 @@ inline const c10::Device kDevice{kType, 0};
 
 struct Counts {
   int64_t allocations = 0, bytes = 0, peak_bytes = 0;  // bytes: held now
-  int64_t waits = 0;                                   // of the host for the device
-  int64_t uploads = 0, calls = 0;                      // calls: of ops, eager or recorded
-  int64_t captures = 0, replays = 0, graphs = 0;       // graphs: that exist now
+  // Of the host for the device: with nothing queued behind what it waits for, so that the device
+  // idles until the host is back; and with more queued, for what came before that.
+  int64_t waits = 0, waits_behind = 0;
+  int64_t uploads = 0, calls = 0;                 // calls: of ops, eager or recorded
+  int64_t captures = 0, replays = 0, graphs = 0;  // graphs: that exist now
 };
 
 // Registers the device with torch and the ops' table while it lives; one at a time.

@@ -76,7 +76,11 @@ void add_device_entries(ops::DeviceTable& t) {
       std::memcpy(device, copy.data(), copy.size());
     });
   };
-  static std::map<uint64_t, std::shared_ptr<std::vector<char>>> tickets;
+  struct Ticket {
+    std::shared_ptr<std::vector<char>> bytes;
+    uint64_t queued = 0;  // with this copy
+  };
+  static std::map<uint64_t, Ticket> tickets;
   static uint64_t next_ticket = 0;
   t.download_begin = [](const void* device, uint64_t bytes) {
     not_in_a_capture("a download");
@@ -84,14 +88,13 @@ void add_device_entries(ops::DeviceTable& t) {
                     tickets.size());
     auto to = std::make_shared<std::vector<char>>(bytes);
     submit([device, to] { std::memcpy(to->data(), device, to->size()); });
-    tickets[++next_ticket] = std::move(to);
+    tickets[++next_ticket] = {std::move(to), state().queued()};
     return next_ticket;
   };
   t.download_end = [](uint64_t ticket, void* host, uint64_t bytes) {
     not_in_a_capture("a wait");
-    ++state().counts.waits;
-    flush();
-    const auto from = tickets.at(ticket);
+    wait_for(tickets.at(ticket).queued);
+    const auto from = tickets.at(ticket).bytes;
     TRAIN_SFT_CHECK(from->size() == bytes, "{} bytes of {}", bytes, from->size());
     std::memcpy(host, from->data(), bytes);
     tickets.erase(ticket);

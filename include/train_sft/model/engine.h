@@ -77,6 +77,7 @@ class Engine {
   const at::Tensor& device_sums() const;
   // Waits for them and zeroes them. Nothing on the CPU, where forward_backward() returned them.
   LossSums take_sums();
+  void drop_sums();  // zeroes them without waiting
   // After each step's last micro-batch: 8-bit scales for the next one. Evaluation uses none.
   void end_step();
   // What a resume needs of them, by name, where the parameters are; empty without. restored_fp8()

@@ -23,10 +23,14 @@ struct DeviceSums {
   double sum_of_squares = 0;  // of the gradient sums; added to by sum_of_squares()
 };
 
-// The state of the update. The host writes `lr` before each update and `t` at the start or a
-// resume; all else is written by prepare_update().
+inline constexpr double kNoLimit = 1.7976931348623157e308;
+
+// The state of the update. The host writes the first three before each update, and `t` too when it
+// knows it: at the start, a resume, after it has waited. All else is written by prepare_update().
 struct DeviceUpdate {
   double lr = 0;
+  double loss_limit = kNoLimit;  // with more than these, which are finite, the update is skipped
+  double grad_norm_limit = kNoLimit;
   double t = 0;                 // updates applied, this one included unless it is skipped
   double skip = 0;              // 1: nothing is written by adamw()
   double weight = 0;            // Σ weight of the step
@@ -51,9 +55,10 @@ TRAIN_SFT_DEVICE inline void prepare_update(DeviceUpdate& update, DeviceSums& su
   update.weight = sums.weight;
   update.loss = any ? sums.loss / sums.weight : 0;
   update.grad_norm = any ? std::sqrt(sums.sum_of_squares) / sums.weight : 0;
-  const double limit = 1.7976931348623157e308;  // NaN compares false, too
-  const bool finite = std::fabs(update.loss) <= limit && update.grad_norm <= limit;
-  update.skip = any && finite ? 0 : 1;
+  // NaN compares false, too.
+  const bool within = update.loss >= -kNoLimit && update.loss <= update.loss_limit &&
+                      update.grad_norm <= update.grad_norm_limit;
+  update.skip = any && within ? 0 : 1;
   sums = DeviceSums{};
   if (update.skip != 0) return;
   update.t += 1;

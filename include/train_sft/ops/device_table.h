@@ -27,7 +27,7 @@
 namespace train_sft::ops {
 
 // Raised with any change of this file or of device_state.h: plugin and program must agree.
-inline constexpr uint32_t kDeviceInterface = 1;
+inline constexpr uint32_t kDeviceInterface = 2;
 
 // Documents of a flat batch. Several may be empty (the last, to reach a number of documents that
 // does not vary): then limits repeat.
@@ -175,8 +175,8 @@ struct DeviceTable {
   // ---- Update
   // sum[0] += Σ x² of a flat float tensor, in double.
   void (*sum_of_squares)(double* sum, const at::Tensor& flat) = nullptr;
-  // Fills `update` from the step's sums, then zeroes the sums. Not finite, or no weight: skip = 1
-  // and t stays. clip = min(1, grad_clip / (grad_norm + 1e-6)).
+  // Fills `update` from the step's sums, then zeroes the sums. Not finite, beyond its limits, or no
+  // weight: skip = 1 and t stays. clip = min(1, grad_clip / (grad_norm + 1e-6)).
   void (*prepare_update)(DeviceUpdate* update, DeviceSums* sums,
                          const UpdateSettings& settings) = nullptr;
   // ops::adamw() with lr, scale and corrections from `update`; writes nothing when update->skip.

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,12 @@
 
 namespace train_sft {
 
+// Above these an update is skipped as a spike's; the largest double: never.
+struct StepLimits {
+  double loss = std::numeric_limits<double>::max();
+  double grad_norm = std::numeric_limits<double>::max();
+};
+
 // Everything beside weights and moments that the rest of a run depends on; train_state.json.
 struct TrainState {
   int64_t step = 0;       // optimizer steps done
@@ -33,9 +40,10 @@ struct TrainState {
   std::vector<double> recent_losses, recent_grad_norms;  // the window spikes are judged by
   int64_t spikes = 0;                                    // in all, skipped or not
   int64_t spikes_skipped = 0;                            // in a row
-  int64_t rollbacks = 0;                                 // after divergence
-  double lr_scale = 1;       // of the schedule's learning rate, lowered by rollbacks
-  double best_val_loss = 0;  // meaningful when best_step >= 0
+  std::vector<StepLimits> step_limits;  // on a device with skip_spikes: of the next two steps
+  int64_t rollbacks = 0;                // after divergence
+  double lr_scale = 1;                  // of the schedule's learning rate, lowered by rollbacks
+  double best_val_loss = 0;             // meaningful when best_step >= 0
   int64_t best_step = -1;
   int64_t evals_since_best = 0;
   Json unreported;  // of a stop during an evaluation: what the step still has to report

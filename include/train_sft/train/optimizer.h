@@ -8,14 +8,18 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "train_sft/config/train_config.h"
 #include "train_sft/model/parameters.h"
 #include "train_sft/ops/adamw.h"
+#include "train_sft/ops/device_state.h"
 #include "train_sft/ops/muon.h"
 
 namespace train_sft {
+
+class GraphCache;  // model/graph_cache.h
 
 struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, grad_clip = 1.0;
@@ -32,6 +36,7 @@ class Optimizer {
   Optimizer(Parameters& parameters, const OptimizerOptions& options);
   // Keeps the moments of a part and updates that alone.
   Optimizer(Parameters& parameters, const OptimizerOptions& options, TrainedPart part);
+  ~Optimizer();
 
   struct Result {
     double grad_norm = 0;  // of gradient sums ÷ denominator, before clipping
@@ -44,6 +49,15 @@ class Optimizer {
   double grad_norm(double denominator) const;
   double sum_of_squares() const;  // of the part's gradient sums
   void update(double lr, double denominator, double grad_norm);
+
+  // On a device: queues the whole of it, where the norm, the clip factor and whether to skip are
+  // worked out too, and returns the ticket of its result. `sums`, in the device's memory, are those
+  // of the step; they are zero afterwards. Replayed as a graph once it has been seen. of_this_step:
+  // lr and the limits. t_is_known: no update is queued whose result was not fetched.
+  uint64_t queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate& of_this_step,
+                        bool t_is_known);
+  // Waits for that update, not for what was queued after it; sets t.
+  ops::DeviceUpdate fetch_update(uint64_t ticket);
 
   bool has_second_moment(const ParameterInfo& parameter) const {
     return !options_.muon || !is_muons(parameter);
@@ -70,9 +84,15 @@ class Optimizer {
     int64_t offset, trained_offset, master_offset;  // of the parameter it is, or is a part of
     ops::MuonShape shape;
   };
+  struct Views {
+    at::Tensor master, compute, grad, exp_avg, exp_avg_sq;  // compute undefined: none apart
+  };
+  Views views(const Range& range);
+  ops::UpdateSettings settings() const;
   void upload(const ops::AdamWStep& pass);
   void add_matrices(const ParameterInfo& parameter);
   void adamw(double lr, double grad_scale);  // of ranges_
+  void device_adamw();                       // of ranges_, as device_update_ says
   void muon(double lr, double grad_scale);   // of matrices_
 
   Parameters& parameters_;
@@ -82,7 +102,10 @@ class Optimizer {
   std::vector<Matrix> matrices_;
   at::Tensor scratch_;  // of Muon
   at::Tensor exp_avg_, exp_avg_sq_;
-  at::Tensor device_update_;  // ops::DeviceUpdate and a sum; undefined on the CPU
+  // Of a device.
+  at::Tensor device_update_;               // ops::DeviceUpdate and a sum; undefined on the CPU
+  std::unique_ptr<GraphCache> graphs_;     // of the update
+  const ops::DeviceSums* sums_ = nullptr;  // that its graph points to
 };
 
 }  // namespace train_sft

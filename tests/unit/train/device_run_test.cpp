@@ -1,69 +1,13 @@
 // Whole runs on a device, through the seam of the GPU (support/fake_device.h).
 #include <gmock/gmock.h>
 
-#include <functional>
-
-#include "support/fake_device.h"
 #include "train/evaluate.h"
 #include "train/run_setup.h"
 #include "train/step.h"
-#include "train_sft/ops/load_device.h"
-#include "unit/train/training_fixture.h"
+#include "unit/train/device_run_fixture.h"
 
 namespace train_sft {
 namespace {
-
-class DeviceRunTest : public TrainingTest {
- protected:
-  DeviceRunTest()
-      : chosen_({.device = fake_device::kDevice, .said = "computing on a fake device"}) {
-    write_conversations("chat.jsonl", 120);
-  }
-
-  Settings chat(const std::string& out_dir) {
-    Settings settings = tiny();
-    for (const auto& [name, value] :
-         std::vector<std::pair<const char*, Json>>{{"data", {"chat.jsonl"}},
-                                                   {"block_size", 64},
-                                                   {"batch_size", 6},
-                                                   {"grad_accum", 2},
-                                                   {"n_layer", 2},
-                                                   {"dropout", 0.1},
-                                                   {"precision", "fp32"},
-                                                   {"save_interval", 6},
-                                                   {"keep_optimizer", 9},
-                                                   {"sample_interval", 6},
-                                                   {"learning_rate", 1e-3},
-                                                   {"out_dir", out_dir}})
-      set(settings, name, value);
-    return settings;
-  }
-  Settings on_cpu(const std::string& out_dir) {
-    Settings settings = chat(out_dir);
-    set(settings, "device", "cpu");
-    return settings;
-  }
-  // settings_of: of a run into a directory.
-  void expect_resume_bit_for_bit(const std::function<Settings(const std::string&)>& settings_of) {
-    train(settings_of("whole"));
-    train(settings_of("cut"));
-    Settings settings = settings_of("cut");
-    set(settings, "resume", "cut/step_00000006");
-    train(settings);
-    expect_same_files("cut/step_00000012", "whole/step_00000012",
-                      {"model.safetensors", "optimizer.safetensors"});
-  }
-
-  fake_device::Device device_;
-  ops::DeviceOverride chosen_;
-};
-
-void expect_near(const std::vector<double>& got, const std::vector<double>& expected,
-                 double tolerance) {
-  ASSERT_EQ(got.size(), expected.size());
-  for (size_t i = 0; i < got.size(); ++i)
-    EXPECT_NEAR(got[i] / expected[i], 1, tolerance) << "place " << i;
-}
 
 TEST_F(DeviceRunTest, ItsLossesAreThoseOfTheCpu) {
   train(on_cpu("cpu"));
