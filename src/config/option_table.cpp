@@ -336,6 +336,26 @@ std::vector<Option> machine_options() {
       one_of(row<&T::precision>("precision", {"dtype"},
                                 "Precision of the computation; fp8: training on a GPU that has it"),
              {"auto", "fp32", "bf16", "fp8"}),
+      one_of(row<&T::fp8_gradients>("fp8_gradients", {},
+                                    "precision fp8: format of gradients; e5m2 reaches further, "
+                                    "e4m3 is finer"),
+             {"e5m2", "e4m3"}),
+      one_of(row<&T::fp8_scaling>("fp8_scaling", {},
+                                  "precision fp8: scales from the largest magnitudes of the last "
+                                  "fp8_history steps, or of the moment, which takes a pass more"),
+             {"delayed", "current"}),
+      between(row<&T::fp8_history>("fp8_history", {}, "precision fp8: steps of delayed scaling"), 2,
+              1024),
+      between(row<&T::fp8_margin>("fp8_margin", {},
+                                  "precision fp8: powers of two that scales leave to spare"),
+              0, 8),
+      row<&T::fp8_weight_gradient>("fp8_weight_gradient", {},
+                                   "precision fp8: weights' gradients from 8-bit operands too"),
+      derived(row<&T::fp8_bf16>("fp8_bf16", {},
+                                "precision fp8: blocks (first, last, numbers from 0) and kinds of "
+                                "linear layers (qkv, proj, up, down) that stay in bfloat16, or "
+                                "none"),
+              "first,last"),
       derived(between(row<&T::threads>("threads", {}, "CPU threads"), 0, 4096),
               "the cores this process may use"),
       row<&T::max_memory>("max_memory", {},

@@ -41,7 +41,8 @@ std::vector<bool> frozen_by_pattern(const ParameterLayout& layout,
   return frozen;
 }
 
-// "q_proj,v_proj" is a list too: no name has a comma.
+}  // namespace
+
 std::vector<std::string> split_at_commas(const std::vector<std::string>& texts) {
   std::vector<std::string> parts;
   for (const std::string& text : texts)
@@ -52,8 +53,6 @@ std::vector<std::string> split_at_commas(const std::vector<std::string>& texts) 
     }
   return parts;
 }
-
-}  // namespace
 
 Training training_of(const TrainConfig& config) {
   Training training;

@@ -1,5 +1,6 @@
 // Contradictions between settings. Whether one value is right is the table's business.
 #include "train_sft/base/error.h"
+#include "train_sft/config/fp8_settings.h"
 #include "train_sft/config/options.h"
 #include "train_sft/config/run_shape.h"
 
@@ -159,6 +160,7 @@ void validate(const Settings& settings) {
   validate_evaluation(settings);
   validate_processes(settings);
   validate_model(settings);
+  validate_fp8(settings);
   resolve_max_memory(settings.config, 0);  // for its syntax
 }
 

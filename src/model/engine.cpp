@@ -87,19 +87,6 @@ size_t first_trained_layer(const ModelWeights& weights) {
   return l;
 }
 
-// Numbers the linear layers that have 8-bit operands: not those of the first and the last layer,
-// where rounding costs most, and not what the hardware cannot (rows of 16).
-int64_t number_fp8(ModelWeights& weights) {
-  int64_t count = 0;
-  for (size_t l = 1; l + 1 < weights.layers.size(); ++l) {
-    LayerWeights& w = weights.layers[l];
-    for (LinearWeights* linear : {&w.qkv, &w.proj, &w.up, &w.down})
-      if (linear->weight.size(0) % 16 == 0 && linear->weight.size(1) % 16 == 0)
-        linear->fp8 = count++;
-  }
-  return count;
-}
-
 // Gradients of each layer; of what stands outside the layers in the last place.
 std::vector<uint64_t> gradient_bytes(const ParameterLayout& layout, int64_t n_layer) {
   std::vector<uint64_t> bytes(static_cast<size_t>(n_layer) + 1);
@@ -139,7 +126,7 @@ struct Engine::State {
       if (o.graphs) graphs = std::make_unique<GraphCache>(device);
     }
     if (o.fp8.on) {
-      const int64_t count = number_fp8(weights);
+      const int64_t count = number_fp8(weights, o.fp8.bf16);
       if (count > 0 && training) fp8 = std::make_unique<Fp8Linears>(count, o.fp8, p.device());
     }
     const int64_t most = device == nullptr ? o.max_tokens : (o.max_tokens + 15) / 16 * 16;

@@ -20,6 +20,23 @@ std::vector<ops::Fp8Format> formats_of_values(int64_t count, const Fp8Options& o
 
 }  // namespace
 
+int64_t number_fp8(ModelWeights& weights, const Bf16Linears& bf16) {
+  const auto n_layer = static_cast<int64_t>(weights.layers.size());
+  int64_t count = 0;
+  for (int64_t l = 0; l < n_layer; ++l) {
+    LayerWeights& w = weights.layers[static_cast<size_t>(l)];
+    const std::pair<BlockLinear, LinearWeights*> linears[] = {{BlockLinear::qkv, &w.qkv},
+                                                              {BlockLinear::proj, &w.proj},
+                                                              {BlockLinear::up, &w.up},
+                                                              {BlockLinear::down, &w.down}};
+    for (const auto& [kind, linear] : linears)
+      if (!bf16.has(l, n_layer, kind) && linear->weight.size(0) % 16 == 0 &&
+          linear->weight.size(1) % 16 == 0)
+        linear->fp8 = count++;
+  }
+  return count;
+}
+
 Fp8Scales::Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t steps, double margin,
                      c10::Device device)
     : margin_(margin) {

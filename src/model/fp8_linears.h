@@ -1,5 +1,5 @@
-// Linear layers with 8-bit operands (ops/fp8_linear.h): inputs and weights e4m3, gradients e5m2,
-// one scale a tensor. Scales of inputs and gradients follow the largest of their last steps
+// Linear layers with 8-bit operands (ops/fp8_linear.h): inputs and weights e4m3, gradients e5m2 or
+// e4m3, one scale a tensor. Scales of inputs and gradients follow the largest of their last steps
 // (delayed scaling, Micikevicius et al. 2022), those of weights are of the moment.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/weights.h"
 #include "train_sft/model/engine.h"
 #include "train_sft/ops/fp8_linear.h"
 #include "train_sft/ops/linear.h"
@@ -38,6 +39,10 @@ class Fp8Scales {
   at::Tensor amax_, scale_inverse_, largest_;
   std::vector<Slot> slots_;
 };
+
+// Numbers the linear layers that have 8-bit operands, and counts them: those that are not to stay
+// in bfloat16, but for what the hardware cannot (rows of 16).
+int64_t number_fp8(ModelWeights& weights, const Bf16Linears& bf16);
 
 class Fp8Linears {
  public:

@@ -280,14 +280,19 @@ TrainState load_training(const std::string& directory, Parameters& parameters,
 }
 
 void load_fp8_state(const std::string& directory, Engine& engine) {
+  const auto state = engine.fp8_state();
+  if (state.empty()) return;
   const OptimizerFiles stored(directory);
-  bool all = !engine.fp8_state().empty();
-  for (const auto& [name, values] : engine.fp8_state()) {
+  for (const auto& [name, values] : state) {
     const at::Tensor host = at::empty(values.sizes(), at::kFloat);
-    all = all && stored.load(name, host);
-    if (all) values.copy_(host);
+    if (!stored.load(name, host))
+      throw CheckpointError(
+          "{}: tensor '{}' is missing: it was not made with precision fp8; start from its weights "
+          "with --pretrained_model {}",
+          directory, name, directory);
+    values.copy_(host);
   }
-  if (all) engine.restored_fp8();
+  engine.restored_fp8();
 }
 
 }  // namespace train_sft

@@ -63,6 +63,9 @@ const Names kModelOptions = {"family",    "n_layer",    "n_head",       "n_kv_he
                              "n_embd",    "head_size",  "ffn_hidden",   "tie_embeddings",
                              "qkv_bias",  "qk_norm",    "norm_eps",     "rope_theta",
                              "lora_rank", "lora_alpha", "lora_targets", "freeze"};
+// Scales in the checkpoint are of these.
+const Names kFp8Options = {"fp8_gradients", "fp8_scaling",         "fp8_history",
+                           "fp8_margin",    "fp8_weight_gradient", "fp8_bf16"};
 
 constexpr const char* kCommandLine = "command line";
 constexpr std::string_view kRecordedPrefix = "checkpoint (";
@@ -133,6 +136,11 @@ void refuse_change(const Settings& given, const Settings& recorded, const std::s
         "optimizer: is {} now and was {} when the checkpoint was made, whose state it holds; leave "
         "it out, or use --fresh_schedule to start again from the weights",
         now, then);
+  if (kFp8Options.contains(name))
+    throw UsageError(
+        "{}: is {} now and was {} when the checkpoint was made, whose 8-bit scales go on; leave it "
+        "out, or use --fresh_schedule to start again from the weights",
+        name, now, then);
   if (kModelOptions.contains(name))
     throw CheckpointError(
         "{}: is {} now and was {} when the checkpoint was made; its model cannot "

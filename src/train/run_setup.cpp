@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "train_sft/base/memory.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/collective/agreement.h"
+#include "train_sft/config/fp8_settings.h"
 #include "train_sft/model/parameters.h"
 #include "train_sft/ops/load_device.h"
 
@@ -155,13 +157,31 @@ void prepare_model(Run& run) {
                                                       run.shards->limits(), reduce_type(config));
 }
 
+Fp8Options fp8_options(const Run& run) {
+  const TrainConfig& config = run.config();
+  Fp8Options options;
+  options.on = run.state.precision == "fp8";
+  options.history = fp8_history(config);
+  options.margin = config.fp8_margin;
+  options.e5m2_gradients = config.fp8_gradients == "e5m2";
+  options.weight_gradient = config.fp8_weight_gradient;
+  options.bf16 = bf16_linears(config, config.model.n_layer);
+  return options;
+}
+
 void prepare_engine(Run& run, EngineOptions engine) {
   const TrainConfig& config = run.config();
   engine.dropout = config.dropout;
   engine.seed = static_cast<uint64_t>(config.seed);
   engine.recompute = parse_recompute(config.recompute);
-  engine.fp8.on = run.state.precision == "fp8";
+  engine.fp8 = fp8_options(run);
   run.engine = std::make_unique<Engine>(*run.parameters, engine);
+  if (engine.fp8.on && run.engine->fp8_state().empty())
+    log::warning(
+        "precision fp8: no linear layer of this model has 8-bit operands (fp8_bf16 {}; those of "
+        "sizes that are no multiples of 16 never do): the run computes in bf16",
+        config.fp8_bf16.empty() ? "first,last"
+                                : fmt::format("{}", fmt::join(config.fp8_bf16, ",")));
 }
 
 // Weights, moments and state of the start; the schedule that follows from them.

@@ -101,7 +101,13 @@ struct TrainConfig {
 
   // -- machine
   std::string device = "auto";     // auto, cpu, cuda, cuda:N
-  std::string precision = "auto";  // auto, fp32, bf16
+  std::string precision = "auto";  // auto, fp32, bf16, fp8
+  std::string fp8_gradients = "e5m2";       // e5m2, e4m3
+  std::string fp8_scaling = "delayed";      // delayed, current
+  int64_t fp8_history = 16;                 // steps, of delayed scaling
+  double fp8_margin = 0;                    // powers of two
+  bool fp8_weight_gradient = false;         // of 8-bit operands, too
+  std::vector<std::string> fp8_bf16;        // config/fp8_settings.h; empty: first, last
   int64_t threads = 0;             // 0: the cores this process may use
   std::string max_memory = "90%";  // bytes with a suffix, or a part of what there is
   std::string recompute = "none";  // none, attention, block (config/recompute.h)

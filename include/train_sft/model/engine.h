@@ -14,19 +14,21 @@
 #include <utility>
 #include <vector>
 
+#include "train_sft/config/fp8_settings.h"
 #include "train_sft/config/recompute.h"
 #include "train_sft/data/batch.h"
 #include "train_sft/model/parameters.h"
 
 namespace train_sft {
 
-// Linear layers with 8-bit operands, in all layers but the first and the last.
+// Linear layers with 8-bit operands.
 struct Fp8Options {
   bool on = false;
   int64_t history = 16;        // steps whose largest magnitude sets a scale; 1: that of the moment
   double margin = 0;           // powers of two to spare
   bool e5m2_gradients = true;  // or e4m3
   bool weight_gradient = false;  // of 8-bit operands, too
+  Bf16Linears bf16{};// which are left as they are: by default the first and last block's
 };
 
 struct EngineOptions {

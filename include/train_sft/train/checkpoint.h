@@ -107,7 +107,8 @@ void load_weights(const std::string& directory, Parameters& parameters);
 // Weights (masters), moments and state. Throws CheckpointError naming the first difference.
 TrainState load_training(const std::string& directory, Parameters& parameters,
                          Optimizer& optimizer);
-// The 8-bit scales of an engine that has them, and of a checkpoint that does: otherwise nothing.
+// The 8-bit scales of an engine that has them. Throws CheckpointError when the checkpoint does not,
+// or has those of other linear layers or of another history.
 void load_fp8_state(const std::string& directory, Engine& engine);
 
 }  // namespace train_sft

@@ -91,6 +91,21 @@ TEST_F(BadInputTest, CommandLineMistakesAreCode2) {
   unsetenv("TRAIN_SFT_CUDA_PLUGIN");
   expect(tiny("text.txt", {"--device", "cpu", "--precision", "fp8"}), 2,
          AllOf(HasSubstr("precision fp8"), HasSubstr("bf16")));
+  const auto fp8 = [](const char* name, const char* value) {
+    return tiny("text.txt", {"--precision", "fp8", name, value});
+  };
+  expect(tiny("text.txt", {"--fp8_gradients", "e4m3"}), 2,
+         AllOf(HasSubstr("fp8_gradients: precision is auto"), HasSubstr("--precision fp8")));
+  expect(fp8("--fp8_gradients", "e3m4"), 2, AllOf(HasSubstr("e3m4"), HasSubstr("e5m2, e4m3")));
+  expect(fp8("--fp8_scaling", "late"), 2, HasSubstr("delayed, current"));
+  expect(fp8("--fp8_history", "1"), 2, AllOf(HasSubstr("fp8_history"), HasSubstr("2 to 1024")));
+  expect(fp8("--fp8_margin", "-1"), 2, AllOf(HasSubstr("fp8_margin"), HasSubstr("0 to 8")));
+  expect(tiny("text.txt", {"--precision", "fp8", "--fp8_weight_gradient=maybe"}), 2,
+         HasSubstr("fp8_weight_gradient"));
+  for (const char* bad : {"frist", "-1", "first,1.5", "none,first", ","})
+    expect(fp8("--fp8_bf16", bad), 2, AllOf(HasSubstr("fp8_bf16"), HasSubstr("none")));
+  expect(tiny("text.txt", {"--precision", "fp8", "--fp8_scaling", "current", "--fp8_history", "4"}),
+         2, HasSubstr("fp8_history: 4 steps contradict fp8_scaling current"));
   write_file_atomically("train_sft.json", "{\n  \"lr\": 1,\n  \"bacth_size\": 2\n}");
   expect(tiny("text.txt"), 2, AllOf(HasSubstr("train_sft.json"), HasSubstr("batch_size")));
 }

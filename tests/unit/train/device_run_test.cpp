@@ -1,6 +1,8 @@
 // Whole runs on a device, through the seam of the GPU (support/fake_device.h).
 #include <gmock/gmock.h>
 
+#include <set>
+
 #include "train/evaluate.h"
 #include "train/run_setup.h"
 #include "train/step.h"
@@ -33,6 +35,85 @@ TEST_F(DeviceRunTest, EightBitScalesAreInTheCheckpoint) {
   EXPECT_THAT(message_of<UsageError>(eight_bits("out")), ::testing::HasSubstr("8-bit products"));
   const ops::DeviceOverride with_fp8({.device = fake_device::kDevice, .said = "", .fp8 = true});
   expect_resume_bit_for_bit(eight_bits);
+}
+
+TEST_F(DeviceRunTest, EightBitSettingsReachTheEngineAndHoldForARun) {
+  const ops::DeviceOverride with_fp8({.device = fake_device::kDevice, .said = "", .fp8 = true});
+  const auto eight_bits = [&](const std::string& out_dir,
+                              const std::vector<std::pair<const char*, Json>>& more) {
+    Settings settings = chat(out_dir);
+    set(settings, "precision", "fp8");
+    set(settings, "n_layer", 4);
+    set(settings, "eval_interval", -1);
+    for (const auto& [name, value] : more) set(settings, name, value);
+    return settings;
+  };
+  const auto history_of = [&](const std::vector<std::pair<const char*, Json>>& more) {
+    remove_tree("sizes");
+    return set_up_run(eight_bits("sizes", more))->engine->fp8_state().front().second.sizes().vec();
+  };
+  using Sizes = std::vector<int64_t>;  // two tensors a linear layer, four of those a block
+  EXPECT_EQ(history_of({}), (Sizes{2 * 4 * 2, 16}));
+  EXPECT_EQ(history_of({{"fp8_history", 5}}), (Sizes{2 * 4 * 2, 5}));
+  EXPECT_EQ(history_of({{"fp8_scaling", "current"}}), (Sizes{2 * 4 * 2, 1}));
+  EXPECT_EQ(history_of({{"fp8_bf16", "none"}}), (Sizes{2 * 4 * 4, 16}));
+  EXPECT_EQ(history_of({{"fp8_bf16", "last,1"}}), (Sizes{2 * 4 * 2, 16}));
+  EXPECT_EQ(history_of({{"fp8_bf16", {"proj", "qkv"}}}), (Sizes{2 * 2 * 4, 16}));
+  EXPECT_THAT(message_of<UsageError>(eight_bits("out", {{"fp8_bf16", "4"}})),
+              ::testing::HasSubstr("there is no block 4; the model has 4"));
+
+  // Each is another run, near the usual one.
+  remove_tree("out");
+  train(eight_bits("usual", {}));
+  const std::vector<double> usual = column("usual", "loss");
+  std::set<std::vector<double>> kinds = {usual};
+  const std::vector<std::pair<const char*, Json>> settings = {
+      {"fp8_gradients", "e4m3"}, {"fp8_scaling", "current"},    {"fp8_history", 2},
+      {"fp8_margin", 2.5},       {"fp8_weight_gradient", true}, {"fp8_bf16", Json::array({"none"})}};
+  for (const auto& [name, value] : settings) {
+    const std::string out_dir = std::string("with_") + name;
+    train(eight_bits(out_dir, {{name, value}}));
+    const std::vector<double> losses = column(out_dir, "loss");
+    expect_near(losses, usual, 0.05);
+    EXPECT_TRUE(kinds.insert(losses).second) << name << " changes nothing";
+    // It is in the checkpoint, goes on without being said, and no other does.
+    EXPECT_EQ(read_train_state(out_dir + "/latest").settings[name], value) << name;
+    Settings again = eight_bits(out_dir, {});
+    set(again, "resume", out_dir + "/step_00000006");
+    train(again);
+    EXPECT_EQ(column(out_dir, "loss"), losses) << name;
+    set(again, name, find_option(name)->get(TrainConfig{}));
+    EXPECT_THAT(message_of<UsageError>(again),
+                ::testing::AllOf(::testing::HasSubstr(name), ::testing::HasSubstr("8-bit scales")));
+  }
+}
+
+TEST_F(DeviceRunTest, ACheckpointWithOtherEightBitScalesIsRefused) {
+  const ops::DeviceOverride with_fp8({.device = fake_device::kDevice, .said = "", .fp8 = true});
+  Settings settings = chat("out");
+  set(settings, "n_layer", 4);
+  train(settings);
+  set(settings, "precision", "fp8");
+  remove_tree("fp8");
+  set(settings, "out_dir", "fp8");
+  train(settings);
+  const auto refusal = [&](const char* directory, const char* name, const Json& value) {
+    Settings other = settings;
+    set(other, "out_dir", fmt::format("run_{}", name));
+    set(other, name, value);
+    const auto run = set_up_run(other);
+    try {
+      load_fp8_state(directory, *run->engine);
+    } catch (const CheckpointError& error) {
+      return std::string(error.what());
+    }
+    return std::string("was accepted");
+  };
+  EXPECT_THAT(refusal("out/step_00000012", "fp8_margin", 0),
+              ::testing::HasSubstr("'fp8/history' is missing"));
+  EXPECT_THAT(refusal("fp8/step_00000012", "fp8_history", 4), ::testing::HasSubstr("fp8/history"));
+  EXPECT_THAT(refusal("fp8/step_00000012", "fp8_bf16", "none"),
+              ::testing::HasSubstr("fp8/history"));
 }
 
 // The n-th allocation of the third step fails, in the middle of a micro-batch or before: the step
