@@ -9,11 +9,6 @@
 namespace train_sft {
 namespace {
 
-// The logits of a chunk of rows stay within this: some hundred rows of a large vocabulary, so that
-// reading the weight and its gradient once a chunk costs little; far from whole logits. 4,096 rows
-// of GPT-2's vocabulary are just five chunks.
-constexpr int64_t kLossScratchBytes = int64_t{160} << 20;
-
 // The moments of a layer's forward; its backward passes them in reverse, after those of what it
 // computes again.
 enum Phase { norm1, qkv, attention, proj, norm2, up, activation, down, phases };
@@ -50,10 +45,11 @@ class Activations::Moments {
 
 namespace {
 
-int64_t loss_chunk(at::ScalarType dtype, const ModelConfig& config, int64_t tokens) {
+int64_t loss_chunk(at::ScalarType dtype, const ModelConfig& config, int64_t tokens,
+                   int64_t scratch_bytes) {
   const int64_t row =
       ops::linear_cross_entropy_scratch_bytes(dtype, 1, config.n_embd, config.vocab_size);
-  return std::clamp<int64_t>(tokens, 1, std::max<int64_t>(16, kLossScratchBytes / row));
+  return std::clamp<int64_t>(tokens, 1, std::max<int64_t>(16, scratch_bytes / row));
 }
 
 enum class Rows { all, learned };
@@ -200,7 +196,7 @@ class LayerPlanner {
 
 Activations::Activations(const ModelConfig& config, const Training& adapters,
                          at::ScalarType compute, Purpose purpose, bool dropout, Recompute recompute,
-                         std::shared_ptr<ArenaStorage> storage)
+                         std::shared_ptr<ArenaStorage> storage, int64_t loss_scratch_bytes)
     : recompute_(purpose == Purpose::training ? recompute : Recompute::none),
       plan_(std::move(storage)) {
   const bool training = purpose == Purpose::training;
@@ -216,11 +212,12 @@ Activations::Activations(const ModelConfig& config, const Training& adapters,
     planner.backward(backward_layers[l], dropout);
     before_.push_back(moments.last_before_backward(static_cast<int>(l)));
   }
-  plan_top(config, compute, moments, training);
+  plan_top(config, compute, moments, training, loss_scratch_bytes);
 }
 
 void Activations::plan_top(const ModelConfig& config, at::ScalarType compute,
-                           const Moments& moments, bool training) {
+                           const Moments& moments, bool training,
+                           int64_t loss_scratch_bytes) {
   const ShapeOf matrix = shape_of(Rows::learned, config.n_embd);
   const ShapeOf mixed = shape_of(Rows::learned, config.attention_width());
   const ShapeOf sums = shape_of(Rows::learned, 0);
@@ -240,9 +237,10 @@ void Activations::plan_top(const ModelConfig& config, at::ScalarType compute,
                            moments.last(moments.loss(), moments.final_norm_backward()));
   loss_scratch = plan_.add(
       "loss_scratch", at::kByte,
-      [compute, config](int64_t, int64_t learned) {
-        return BufferShape{ops::linear_cross_entropy_scratch_bytes(
-            compute, loss_chunk(compute, config, learned), config.n_embd, config.vocab_size)};
+      [compute, config, loss_scratch_bytes](int64_t, int64_t learned) {
+        const int64_t chunk = loss_chunk(compute, config, learned, loss_scratch_bytes);
+        return BufferShape{ops::linear_cross_entropy_scratch_bytes(compute, chunk, config.n_embd,
+                                                                   config.vocab_size)};
       },
       moments.loss(), moments.loss());
   if (!training) return;

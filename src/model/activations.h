@@ -57,10 +57,11 @@ class Activations {
   enum class Purpose { training, inference };
   class Moments;
 
-  // recompute: of training; an inference plan keeps nothing to begin with.
+  // recompute: of training; an inference plan keeps nothing to begin with. loss_scratch_bytes: that
+  // the logits of a chunk of rows stay within.
   Activations(const ModelConfig& config, const Training& adapters, at::ScalarType compute,
               Purpose purpose, bool dropout, Recompute recompute,
-              std::shared_ptr<ArenaStorage> storage);
+              std::shared_ptr<ArenaStorage> storage, int64_t loss_scratch_bytes);
 
   // Makes every tensor valid for a micro-batch. L = N: nothing is gathered.
   void bind(int64_t tokens, int64_t learned) { plan_.bind(tokens, learned); }
@@ -95,7 +96,7 @@ class Activations {
 
  private:
   void plan_top(const ModelConfig& config, at::ScalarType compute, const Moments& moments,
-                bool training);
+                bool training, int64_t loss_scratch_bytes);
 
   Recompute recompute_;
   ArenaPlan plan_;

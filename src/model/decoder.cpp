@@ -31,7 +31,7 @@ struct Decoder::State {
         family(config, parameters.compute().scalar_type(), parameters.device()),
         activations(config, parameters.training(), parameters.compute().scalar_type(),
                     Activations::Purpose::inference, false, Recompute::none,
-                    std::make_shared<ArenaStorage>(0)) {
+                    std::make_shared<ArenaStorage>(0), ops::kLossScratchBytes) {
     const at::TensorOptions options = parameters.compute().options();
     for (int64_t l = 0; l < config.n_layer; ++l) {
       const std::vector<int64_t> shape = {config.block_size, config.kv_heads(), config.head_dim()};

@@ -112,13 +112,13 @@ struct Engine::State {
         inputs(p.compute().device(), config.block_size, o.max_tokens),
         storage(std::make_shared<ArenaStorage>(o.max_arena_bytes, p.compute().device())),
         inference(config, p.training(), p.compute().scalar_type(), Activations::Purpose::inference,
-                  false, Recompute::none, storage) {
+                  false, Recompute::none, storage, o.loss_scratch) {
     TRAIN_SFT_CHECK(o.dropout >= 0 && o.dropout < 1, "dropout {}", o.dropout);
     const at::ScalarType dtype = p.compute().scalar_type();
     if (p.has_gradients())
       training =
           std::make_unique<Activations>(config, p.training(), dtype, Activations::Purpose::training,
-                                        o.dropout > 0, o.recompute, storage);
+                                        o.dropout > 0, o.recompute, storage, o.loss_scratch);
     if (!p.device().is_cpu()) {
       TRAIN_SFT_CHECK(!o.gives_way, "memory of a device is not given back in a step");
       device = ops::device_table(p.compute());
@@ -403,9 +403,9 @@ at::Tensor Engine::logits(const Batch& batch) {
 
 uint64_t Engine::planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
                                      bool dropout, Recompute recompute, int64_t tokens,
-                                     const Training& training) {
+                                     const Training& training, int64_t loss_scratch) {
   Activations activations(config, training, compute, Activations::Purpose::training, dropout,
-                          recompute, nullptr);
+                          recompute, nullptr, loss_scratch);
   return activations.planned_bytes(tokens);
 }
 
@@ -415,7 +415,7 @@ uint64_t Engine::planned_gradient_bytes(const ModelConfig& config, at::ScalarTyp
                                         bool dropout, Recompute recompute, int64_t tokens,
                                         const Training& training) {
   Activations activations(config, training, compute, Activations::Purpose::training, dropout,
-                          recompute, nullptr);
+                          recompute, nullptr, ops::kLossScratchBytes);
   activations.planned_bytes(tokens);
   const std::vector<uint64_t> of_layer =
       gradient_bytes(parameter_layout(config, training), config.n_layer);

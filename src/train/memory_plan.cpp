@@ -35,6 +35,23 @@ uint64_t workspace_bytes(const ModelConfig& model, const std::string& precision,
   return static_cast<uint64_t>(kPackedRight + partial + threads * (kPackedLeft + attention));
 }
 
+// What a device's kernels keep (src/ops/cuda): two workspaces, what flash attention returns and keeps
+// of its backward (the gradient of q in float, and all three) and its forward's output, and with
+// 8-bit products the larger operands of one.
+uint64_t device_workspace_bytes(const ModelConfig& model, const std::string& precision,
+                                int64_t tokens) {
+  constexpr int64_t kWorkspaces = int64_t{64} << 20;
+  const int64_t q = model.attention_width(), kv = model.kv_heads() * model.head_dim();
+  int64_t attention = tokens * (4 * q + 2 * (q + 2 * kv) + 8 * model.n_head);
+  if (precision == "fp32") attention = 0;
+  int64_t eight_bits = 0;
+  if (precision == "fp8") {
+    const int64_t widest = (model.family == Family::llama ? 2 : 1) * model.ffn();
+    eight_bits = tokens * widest + model.n_embd * widest;
+  }
+  return static_cast<uint64_t>(kWorkspaces + attention + eight_bits);
+}
+
 // Fewer gradients are zeroed in less time than their pages take.
 constexpr uint64_t kWorthGivingBack = uint64_t{64} << 20;
 
@@ -79,8 +96,15 @@ Json to_json(const MemoryPlan& plan) {
           {"total", plan.total()}};
 }
 
+MemoryPlace device_memory_place(uint64_t limit) {
+  constexpr uint64_t kMost = uint64_t{1} << 30, kPart = 16;
+  const auto least = static_cast<uint64_t>(ops::kLossScratchBytes);
+  return {true, static_cast<int64_t>(std::clamp(limit / kPart, least, kMost))};
+}
+
 MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
-                       const std::string& precision, int64_t threads, int64_t micro_batch_tokens) {
+                       const std::string& precision, int64_t threads, int64_t micro_batch_tokens,
+                       const MemoryPlace& place) {
   const Training training = training_of(config);
   const ParameterLayout layout = parameter_layout(model, training);
   const auto elements = static_cast<uint64_t>(layout.total);
@@ -92,8 +116,11 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
   plan.optimizer = 8 * trained - (config.optimizer == "muon" ? saved_by_muon(layout) : 0);
   plan.activations =
       Engine::planned_arena_bytes(model, compute_type(precision), config.dropout > 0,
-                                  parse_recompute(config.recompute), micro_batch_tokens, training);
-  plan.workspace = workspace_bytes(model, precision, micro_batch_tokens, threads);
+                                  parse_recompute(config.recompute), micro_batch_tokens, training,
+                                  place.loss_scratch);
+  plan.workspace = place.is_device
+                       ? device_workspace_bytes(model, precision, micro_batch_tokens)
+                       : workspace_bytes(model, precision, micro_batch_tokens, threads);
   return plan;
 }
 
@@ -125,11 +152,12 @@ uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& conf
 }
 
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
-                      const std::string& precision, int64_t threads, uint64_t available) {
+                      const std::string& precision, int64_t threads, uint64_t available,
+                      const MemoryPlace& place) {
   constexpr int64_t kEnough = 1 << 20;
   return most_rows(kEnough, [&](int64_t rows) {
-    return plan_memory(model, config, precision, threads, rows * config.block_size).total() <=
-           available;
+    return plan_memory(model, config, precision, threads, rows * config.block_size, place)
+               .total() <= available;
   });
 }
 

@@ -44,6 +44,11 @@ MicroBatchNeeds needs_of(const Run& run) {
     ops::device_table(run.device.type())->memory(&memory);
     needs.program = needs.data = needs.checkpoint_copy = 0;
     needs.limit = resolve_max_memory(run.config(), memory.free + memory.reserved);
+    needs.place = device_memory_place(needs.limit);
+    // The bits of the loss depend on its chunks.
+    const auto& saved = run.start.state;
+    if (saved && saved->loss_scratch > 0 && run.start.kind != StartKind::weights)
+      needs.place.loss_scratch = saved->loss_scratch;
   }
   if (run.data.train.is_text) return needs;
   const uint64_t steps = std::min<uint64_t>(
@@ -121,6 +126,8 @@ EngineOptions fit_into_memory(Run& run) {
   options.max_tokens = chosen.tokens;
   options.gives_way = in_turn > 0;
   options.max_arena_bytes = static_cast<uint64_t>(run.state.arena_limit);
+  options.loss_scratch = needs.place.loss_scratch;
+  run.state.loss_scratch = run.device.is_cpu() ? 0 : options.loss_scratch;
   return options;
 }
 

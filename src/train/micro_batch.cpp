@@ -39,7 +39,7 @@ int64_t largest_piece_tokens(const RowTable& rows, const RowOrder& order, const 
 }
 
 MemoryPlan MicroBatchNeeds::memory(int64_t tokens) const {
-  MemoryPlan plan = plan_memory(model, config, precision, threads, tokens);
+  MemoryPlan plan = plan_memory(model, config, precision, threads, tokens, place);
   plan.optimizer = static_cast<uint64_t>(static_cast<double>(plan.optimizer) * optimizer_share);
   plan.parameters = static_cast<uint64_t>(static_cast<double>(plan.parameters) * masters_share);
   plan.gradients += rounded_gradients;

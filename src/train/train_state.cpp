@@ -64,6 +64,7 @@ Json to_json(const TrainState& state) {
           {"processes", state.processes},
           {"micro_rows", state.micro_rows},
           {"arena_limit", state.arena_limit},
+          {"loss_scratch", state.loss_scratch},
           {"data_fingerprint", state.data_fingerprint},
           {"tokenizer_fingerprint", state.tokenizer_fingerprint},
           {"settings", state.settings}};
@@ -103,6 +104,7 @@ TrainState train_state_from_json(const Json& json, const std::string& where) {
     if (json.contains("processes")) state.processes = json_int(json, "processes", where);
     if (json.contains("micro_rows")) state.micro_rows = json_int(json, "micro_rows", where);
     if (json.contains("arena_limit")) state.arena_limit = json_int(json, "arena_limit", where);
+    if (json.contains("loss_scratch")) state.loss_scratch = json_int(json, "loss_scratch", where);
     state.data_fingerprint = json_string(json, "data_fingerprint", where);
     state.tokenizer_fingerprint = json_string(json, "tokenizer_fingerprint", where);
     return state;

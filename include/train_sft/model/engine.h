@@ -18,6 +18,7 @@
 #include "train_sft/config/recompute.h"
 #include "train_sft/data/batch.h"
 #include "train_sft/model/parameters.h"
+#include "train_sft/ops/cross_entropy.h"
 
 namespace train_sft {
 
@@ -41,6 +42,7 @@ struct EngineOptions {
   bool gives_way = false;
   bool graphs = true;  // on a device: micro-batches of a shape seen before are replayed
   Fp8Options fp8;
+  int64_t loss_scratch = ops::kLossScratchBytes;  // bytes of logits at a time
   uint64_t max_arena_bytes = 0;  // 0: no limit; over it a ResourceError says what was needed
 };
 
@@ -95,7 +97,8 @@ class Engine {
   // What training would plan for a micro-batch of so many tokens, all learned. Allocates nothing.
   static uint64_t planned_arena_bytes(const ModelConfig& config, at::ScalarType compute,
                                       bool dropout, Recompute recompute, int64_t tokens,
-                                      const Training& training = {});
+                                      const Training& training = {},
+                                      int64_t loss_scratch = ops::kLossScratchBytes);
   // Of gradients: what stands beside the whole arena at most when it gives way.
   static uint64_t planned_gradient_bytes(const ModelConfig& config, at::ScalarType compute,
                                          bool dropout, Recompute recompute, int64_t tokens,

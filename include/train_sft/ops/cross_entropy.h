@@ -18,6 +18,11 @@ struct CrossEntropySums {
   int64_t correct = 0;  // of which the target was the arg max
 };
 
+// What the logits of a chunk of rows stay within on the CPU: some hundred rows of a large
+// vocabulary, so that reading the weight and its gradient once a chunk costs little; far from whole
+// logits. 4,096 rows of GPT-2's vocabulary are just five chunks.
+inline constexpr int64_t kLossScratchBytes = int64_t{160} << 20;
+
 // Bytes of scratch for chunks of `chunk` rows; hidden [·, C] of `dtype`, a vocabulary of V.
 int64_t linear_cross_entropy_scratch_bytes(at::ScalarType dtype, int64_t chunk, int64_t C,
                                            int64_t V);

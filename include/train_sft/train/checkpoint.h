@@ -57,6 +57,7 @@ struct TrainState {
   int64_t processes = 1;
   int64_t micro_rows = 0;   // rows computed at once; 0: made before this was recorded
   int64_t arena_limit = 0;  // bytes that the activations may take
+  int64_t loss_scratch = 0;  // on a device: EngineOptions::loss_scratch
 };
 Json to_json(const TrainState& state);
 TrainState train_state_from_json(const Json& json, const std::string& where);

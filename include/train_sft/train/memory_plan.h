@@ -7,6 +7,7 @@
 
 #include "train_sft/base/json.h"
 #include "train_sft/config/train_config.h"
+#include "train_sft/ops/cross_entropy.h"
 
 namespace train_sft {
 
@@ -29,10 +30,20 @@ struct MemoryPlan {
 };
 Json to_json(const MemoryPlan& plan);  // by part, plus "total"
 
-// Everything but data and program, for a micro-batch of so many tokens, all of them learned.
-// precision: fp32 or bf16. Of the settings: what is trained, dropout, recompute.
+// Where a run computes, as far as its memory goes.
+struct MemoryPlace {
+  bool is_device = false;                         // what kernels keep is a device's
+  int64_t loss_scratch = ops::kLossScratchBytes;  // EngineOptions::loss_scratch
+};
+// On a device, of which a run may use so many bytes: each chunk of the loss reads and writes the
+// output layer's gradient, so chunks are larger there.
+MemoryPlace device_memory_place(uint64_t limit);
+
+// Everything but data and program, for a micro-batch of so many tokens, all of them learned. Of the
+// settings: what is trained, dropout, recompute.
 MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
-                       const std::string& precision, int64_t threads, int64_t micro_batch_tokens);
+                       const std::string& precision, int64_t threads, int64_t micro_batch_tokens,
+                       const MemoryPlace& place = {});
 // Of the gradients, what takes the place of activations in the backward when a step is one
 // micro-batch of so many tokens (EngineOptions::gives_way): they never stand beside each other.
 uint64_t gradients_in_turn(const ModelConfig& model, const TrainConfig& config,
@@ -48,6 +59,7 @@ uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& conf
 int64_t most_rows(int64_t most, const std::function<bool(int64_t rows)>& fits);
 // The most rows of block_size a micro-batch may have within so many bytes; 0: not even one.
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,
-                      const std::string& precision, int64_t threads, uint64_t available);
+                      const std::string& precision, int64_t threads, uint64_t available,
+                      const MemoryPlace& place = {});
 
 }  // namespace train_sft

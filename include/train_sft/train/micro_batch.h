@@ -38,6 +38,7 @@ struct MicroBatchNeeds {
   double optimizer_share = 1;  // of its state, kept by this process
   double masters_share = 1;
   uint64_t rounded_gradients = 0;  // the copy that is sent, with reduce_dtype bf16
+  MemoryPlace place{};
   double mean_row_tokens = 0;
   // Of the largest piece of so many rows; none: rows are full.
   std::function<int64_t(int64_t rows)> largest_tokens{};
