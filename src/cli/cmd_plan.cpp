@@ -5,6 +5,7 @@
 #include "cli/processes.h"
 #include "train_sft/base/memory.h"
 #include "train_sft/base/signals.h"
+#include "train_sft/ops/load_device.h"
 #include "train_sft/plan/plan.h"
 
 namespace train_sft::cli {
@@ -76,6 +77,18 @@ void choose_data(PlanRequest& request, const GivenSize& given, std::unique_ptr<P
   }
 }
 
+// Where training would compute here; none: on the CPU.
+std::optional<Devices> device_here(const TrainConfig& config, int64_t processes) {
+  const ops::ChosenDevice chosen = ops::choose_device(config.device);
+  if (chosen.device.is_cpu()) return {};
+  if (config.precision == "fp8" && !chosen.fp8)
+    throw UsageError(
+        "precision fp8: {} has no 8-bit products; use --precision bf16, or plan for another device "
+        "with --on",
+        chosen.name);
+  return Devices{rates_of_driver(chosen.name, chosen.memory_bytes), processes};
+}
+
 // The ranks of the batch: those of a node, times the nodes.
 void choose_devices(PlanRequest& request, const Invocation& invocation) {
   TrainConfig& config = request.settings.config;
@@ -93,6 +106,8 @@ void choose_devices(PlanRequest& request, const Invocation& invocation) {
   } else {
     request.processes = processes_of_start(request.settings);
     if (!gpus_given) config.gpus = config.procs;
+    // --procs computes on CPUs.
+    if (config.procs == 1) request.on = device_here(config, request.processes);
   }
   config.gpus *= request.nodes;
 }
@@ -162,7 +177,7 @@ Command plan_command() {
       own_option("mean_tokens", "float", nullptr, "Their mean length", 1, 1e9),
       own_option("compare", "string", nullptr, "OPTION=A,B,…: plans side by side"),
       own_option("on", "string", nullptr,
-                 "Devices to plan for instead of this machine, such as h100x8"),
+                 "Devices to plan for instead of this machine's, such as h100x8"),
       own_option("nodes", "int", 1, "Machines, each with the devices of --on or --gpus", 1, 65536),
       own_option("link_gbps", "float", nullptr,
                  "Gbit/s from each device to the others of its node, in one direction", 1e-6, 1e9),

@@ -113,6 +113,7 @@ std::optional<ChosenDevice> open_device(const DeviceSearch& search, std::optiona
   plugin->properties(index, &properties);
   ChosenDevice chosen;
   chosen.device = c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+  chosen.name = properties.name;
   chosen.bf16 = properties.bf16;
   chosen.fp8 = properties.fp8;
   chosen.memory_bytes = properties.memory_bytes;

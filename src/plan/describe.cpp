@@ -57,6 +57,9 @@ void describe_model(const Json& plan, Text& text) {
         fmt::format("{}{} {}", parts.empty() ? "" : ", ", part, human_count(size.get<double>()));
   }
   std::replace(parts.begin(), parts.end(), '_', '-');
+  if (const Json& device = plan["device"]; !device.is_null())
+    text.line("device", "{} × {}, {} each", whole(number(device, "count")),
+              device["name"].get<std::string>(), human_bytes(number(device, "memory_bytes")));
   text.line("model", "{} parameters: {}; {}", human_count(number(plan, "params")), parts,
             plan["precision"].get<std::string>());
 }
@@ -141,6 +144,8 @@ void describe_cost(const Json& plan, Text& text) {
       text.line("", "no less than {:.4g} ms a step and {} in all, at the devices' peak",
                 number(plan, "step_ms_at_peak"), human_duration(number(plan, "total_s_at_peak")));
     text.line("", "{}", plan["time_basis"].get<std::string>());
+  } else if (!plan["device"].is_null()) {
+    text.line("time", "{}", plan["time_basis"].get<std::string>());
   }
   describe_communication(plan["communication"], text);
   std::string parts;

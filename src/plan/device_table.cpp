@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
 
 #include "train_sft/base/error.h"
 
@@ -23,14 +24,16 @@ bool is_count(const std::string& text) {
          std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
 }
 
-// "h100x8" and "8xh100" → "h100", 8.
+// "h100x8" and "8xh100" → "h100", 8; "rtx3090" is a name.
 std::pair<std::string, int64_t> name_and_count(const std::string& text) {
-  const size_t last = text.rfind('x');
-  if (last != text.npos && is_count(text.substr(last + 1)))
-    return {text.substr(0, last), std::stoll(text.substr(last + 1))};
+  for (const DeviceRates& device : device_table())
+    if (device.name == text) return {text, 1};
   const size_t first = text.find('x');
   if (first != text.npos && is_count(text.substr(0, first)))
     return {text.substr(first + 1), std::stoll(text.substr(0, first))};
+  const size_t last = text.rfind('x');
+  if (last != text.npos && is_count(text.substr(last + 1)))
+    return {text.substr(0, last), std::stoll(text.substr(last + 1))};
   return {text, 1};
 }
 
@@ -79,6 +82,39 @@ const std::vector<DeviceRates>& device_table() {
        "NVIDIA Ada whitepaper, 2023, appendix A", pcie4},
   };
   return table;
+}
+
+namespace {
+
+// "" for what the table has not.
+std::string name_in_table(const std::string& driver_name, uint64_t memory_bytes) {
+  std::set<std::string> words;
+  for (size_t at = 0; at <= driver_name.size();) {
+    const size_t end = std::min(driver_name.find_first_of(" -", at), driver_name.size());
+    words.insert(lower(driver_name.substr(at, end - at)));
+    at = end + 1;
+  }
+  const auto has = [&](const char* word) { return words.contains(word); };
+  if (has("mig") || has("nvl") || has("laptop") || has("d") || has("ti") || has("super")) return "";
+  if (has("a100")) return memory_bytes > uint64_t{60'000'000'000} ? "a100" : "a100_40";
+  if (has("h100")) return has("pcie") ? "h100_pcie" : "h100";
+  if (has("rtx") && has("3090")) return "rtx3090";
+  if (has("rtx") && has("4090")) return "rtx4090";
+  for (const char* name : {"h200", "b200", "l4", "l40s", "a10"})
+    if (has(name)) return name;
+  return "";
+}
+
+}  // namespace
+
+DeviceRates rates_of_driver(const std::string& driver_name, uint64_t memory_bytes) {
+  const std::string name = name_in_table(driver_name, memory_bytes);
+  DeviceRates rates;
+  for (const DeviceRates& device : device_table())
+    if (device.name == name) rates = device;
+  rates.description = driver_name;
+  rates.memory_bytes = static_cast<double>(memory_bytes);
+  return rates;
 }
 
 Devices parse_devices(const std::string& text) {

@@ -25,6 +25,7 @@ struct PlanFacts {
   uint64_t available_memory = 0;  // of the device
   uint64_t max_memory = 0;        // what the run may use of it
   int64_t micro_rows = 0;         // computed at once
+  MemoryPlace place{};
   MemoryPlan memory{};
   int64_t micro_batch_tokens = 0;  // of the largest
   int64_t largest_batch = 0;

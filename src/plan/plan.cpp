@@ -85,6 +85,8 @@ void plan_memory_of_run(PlanFacts& facts) {
                        : available_memory_bytes() / static_cast<uint64_t>(facts.request.processes);
   facts.available_memory = available;
   facts.max_memory = memory_limit(facts.request, available);
+  const bool on_device = facts.request.on.has_value();
+  if (on_device) facts.place = device_memory_place(facts.max_memory);
   const MicroBatchNeeds needs{
       .model = facts.model,
       .config = config,
@@ -92,14 +94,16 @@ void plan_memory_of_run(PlanFacts& facts) {
       .precision = facts.precision,
       .threads = facts.threads,
       .limit = facts.max_memory,
-      .program = facts.request.program_bytes,
-      .data = data_bytes(facts.request.data),
-      .checkpoint_copy = facts.request.on || facts.sharded()  // made in the host's memory, or not
+      // Those are in the host's memory; a shared state is not copied.
+      .program = on_device ? 0 : facts.request.program_bytes,
+      .data = on_device ? 0 : data_bytes(facts.request.data),
+      .checkpoint_copy = on_device || facts.sharded()
                              ? 0
                              : checkpoint_copy_bytes(facts.model, config, facts.precision),
       .optimizer_share = share,
       .masters_share = shares_masters(facts) ? share : 1,
       .rounded_gradients = rounded_gradient_bytes(facts.model, config, facts.cluster.ranks()),
+      .place = facts.place,
       .mean_row_tokens = mean_row_tokens(facts),
       .largest_tokens = largest_tokens(facts)};
   // A run that does not fit is planned as it is set, or row by row.
@@ -111,16 +115,16 @@ void plan_memory_of_run(PlanFacts& facts) {
   facts.micro_rows = chosen.rows;
   facts.micro_batch_tokens = chosen.tokens;
   facts.memory = needs.memory(chosen.tokens);
-  facts.memory.gradients -= needs.gradients_in_turn(chosen);
+  if (!on_device) facts.memory.gradients -= needs.gradients_in_turn(chosen);
   facts.optimizer_bytes = static_cast<double>(facts.memory.optimizer) / share;
   const double masters =
       shares_masters(facts) ? static_cast<double>(facts.memory.parameters) / share : 0;
   const auto elsewhere = static_cast<uint64_t>((facts.optimizer_bytes + masters) * (1 - share));
   const uint64_t beside =
       facts.memory.program + facts.memory.data + facts.memory.checkpoint_copy + kMemoryAllowance;
-  facts.largest_batch =
-      largest_batch(facts.model, config, facts.precision, facts.threads,
-                    facts.max_memory > beside ? facts.max_memory - beside + elsewhere : 0);
+  facts.largest_batch = largest_batch(
+      facts.model, config, facts.precision, facts.threads,
+      facts.max_memory > beside ? facts.max_memory - beside + elsewhere : 0, facts.place);
 }
 
 double mean_step_tokens(const PlanFacts& facts) {
@@ -217,6 +221,17 @@ Json rate_curve(const Schedule& schedule, const RunShape& run) {
   for (int64_t i = 0; i < kPoints; ++i)
     curve.push_back(schedule.lr(i * (run.max_iters - 1) / (kPoints - 1)));
   return curve;
+}
+
+// Null for the CPU.
+Json device_json(const PlanFacts& facts) {
+  if (!facts.request.on) return {};
+  const DeviceRates& device = facts.request.on->device;
+  const double peak = device.peak_flops(facts.precision);
+  return {{"name", device.description},
+          {"count", facts.request.on->count},
+          {"memory_bytes", device.memory_bytes},
+          {"peak_flops", peak > 0 ? Json(peak) : Json()}};
 }
 
 void add_data(Json& plan, const PlanFacts& facts) {
@@ -321,9 +336,9 @@ void add_recompute(Json& plan, const PlanFacts& facts) {
   const double now = part(facts.config().recompute);
   for (const char* kind : {"none", "attention", "block"}) {
     config.recompute = kind;
-    MemoryPlan memory =
-        plan_memory(facts.model, config, facts.precision, facts.threads, facts.micro_batch_tokens);
-    if (facts.micro_rows >= facts.batch.rows_per_step())
+    MemoryPlan memory = plan_memory(facts.model, config, facts.precision, facts.threads,
+                                    facts.micro_batch_tokens, facts.place);
+    if (!facts.request.on && facts.micro_rows >= facts.batch.rows_per_step())
       memory.gradients -=
           gradients_in_turn(facts.model, config, facts.precision, facts.micro_batch_tokens);
     const double step_ms = facts.time.step_ms + facts.time.evaluate_ms * (part(kind) - now);
@@ -355,6 +370,7 @@ Json make_plan(const PlanRequest& request) {
   plan["params"] = facts.params;
   plan["params_by_part"] = params_by_part(facts.model);
   plan["precision"] = facts.precision;
+  plan["device"] = device_json(facts);
   add_data(plan, facts);
   add_length(plan, facts);
   add_schedule(plan, facts);

@@ -191,6 +191,11 @@ StepTime measure_step(const Probe& probe) {
 StepTime predict_step(const Devices& devices, const std::string& precision, double flops_per_step) {
   const double peak = devices.device.peak_flops(precision) * static_cast<double>(devices.count);
   StepTime time;
+  if (peak == 0) {
+    time.basis = fmt::format("{}: its peak rate is not known here, and no time is predicted",
+                             devices.device.description);
+    return time;
+  }
   time.step_ms_at_peak = flops_per_step / peak * 1e3;
   time.step_ms = time.step_ms_at_peak / kUsualUtilisation;
   // A forward pass is a third of forward and backward.

@@ -1,8 +1,9 @@
-// Plugins as a loader may find them: FAKE_VERSION, FAKE_TORCH and FAKE_DEVICES say what is odd.
+// Plugins as a loader may find them: FAKE_VERSION, FAKE_TORCH and FAKE_DEVICES say what is odd, the
+// environment's FAKE_GPU and FAKE_GPU_BYTES what device it has.
 #include <torch/headeronly/version.h>
 
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 
 #include "train_sft/ops/device_table.h"
 
@@ -27,9 +28,10 @@ const train_sft::ops::DeviceTable* open(int, char*, uint64_t) {
   return &table;
 }
 void properties(int, train_sft::ops::DevicePlugin::Properties* out) {
-  std::strcpy(out->name, "Fake 9000");
+  const char *name = std::getenv("FAKE_GPU"), *bytes = std::getenv("FAKE_GPU_BYTES");
+  std::snprintf(out->name, sizeof out->name, "%s", name != nullptr ? name : "Fake 9000");
   out->major = 9;
-  out->memory_bytes = uint64_t{8} << 30;
+  out->memory_bytes = bytes != nullptr ? std::strtoull(bytes, nullptr, 10) : uint64_t{8} << 30;
   out->bf16 = true;
 }
 

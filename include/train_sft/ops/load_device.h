@@ -26,6 +26,7 @@ struct ChosenDevice {
   c10::Device device{c10::kCPU};
   std::string said;     // one line for the log; "" for a plain CPU
   std::string model{};  // "NVIDIA H200 (compute capability 9.0)"; "" for the CPU
+  std::string name{};   // "NVIDIA H200", as its driver has it
   bool bf16 = false, fp8 = false;
   uint64_t memory_bytes = 0;
   ConnectDevices connect = nullptr;  // null: this plugin joins no processes

@@ -17,7 +17,7 @@ struct DeviceLinks {
 struct DeviceRates {
   std::string name;         // "h100"
   std::string description;  // "NVIDIA H100 SXM"
-  double bf16_flops = 0;    // per second, dense, fp32 accumulation
+  double bf16_flops = 0;    // per second, dense, fp32 accumulation; 0: not known
   double fp8_flops = 0;     // 0: has none
   double memory_bytes = 0;
   std::string source;  // the document that says so
@@ -25,6 +25,10 @@ struct DeviceRates {
 
   double peak_flops(const std::string& precision) const;
 };
+
+// A device as its driver names it ("NVIDIA H100 80GB HBM3"), of so many bytes: with the rates of
+// the table; of one that is not in it, or of a part of one (MIG), without.
+DeviceRates rates_of_driver(const std::string& driver_name, uint64_t memory_bytes);
 
 struct Devices {
   DeviceRates device;

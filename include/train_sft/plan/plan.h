@@ -18,7 +18,7 @@ struct PlanRequest {
   Settings settings;
   DataSize size;
   const PlannedData* data = nullptr;   // when files were read: real micro-batches are measured
-  std::optional<Devices> on;           // of each node; none: this machine
+  std::optional<Devices> on;           // of each node; none: this machine's CPU
   int64_t processes = 1;               // of a node that a start here has
   int64_t nodes = 1;                   // settings.config.gpus counts for all of them
   std::optional<double> link_gbps;     // Gbit/s from each device to the others of its node

@@ -168,6 +168,36 @@ TEST_F(DeviceRunTest, AModelThatDoesNotFitIsSaidSo) {
   device_.fail_allocation(0);
 }
 
+// The chunks of the loss are as large as the plan of the memory says, and go on as they were.
+TEST_F(DeviceRunTest, TheLossHasAShareOfTheDevicesMemory) {
+  device_.limit_bytes(int64_t{4} << 30);
+  train(chat("run"));
+  const int64_t scratch = read_train_state("run/latest").loss_scratch;
+  EXPECT_NEAR(static_cast<double>(scratch), 0.9 * 0x1p32 / 16, 0x1p20);  // max_memory 90 %
+  device_.limit_bytes(int64_t{8} << 30);                                 // more is free by now
+  Settings settings = chat("run");
+  set(settings, "resume", "run/step_00000006");
+  EXPECT_EQ(set_up_run(settings)->state.loss_scratch, scratch);
+  EXPECT_GT(set_up_run(chat("new"))->state.loss_scratch, scratch);
+
+  ModelConfig model;
+  model.n_layer = model.n_head = 1;
+  model.n_embd = 16;
+  model.vocab_size = 8000;
+  model.block_size = 64;
+  for (const int64_t bytes : {int64_t{4} << 20, int64_t{40} << 20}) {
+    Parameters parameters(model, at::kFloat, at::kFloat, true, {}, fake_device::kDevice);
+    EngineOptions options;
+    options.max_tokens = 2048;
+    options.loss_scratch = bytes;
+    const uint64_t planned =
+        Engine::planned_arena_bytes(model, at::kFloat, false, Recompute::none, 2048, {}, bytes);
+    EXPECT_EQ(Engine(parameters, options).arena_bytes(), planned);
+    EXPECT_GT(planned, static_cast<uint64_t>(bytes) * 9 / 10);
+    EXPECT_LT(planned, static_cast<uint64_t>(bytes) * 2);
+  }
+}
+
 TEST_F(DeviceRunTest, WhatADeviceCannotDoYetIsRefused) {
   Settings settings = chat("out");
   set(settings, "optimizer", "muon");
