@@ -1,13 +1,17 @@
 // Training steps on a GPU, without data, evaluation or checkpoints: the engine, the update, their
-// graphs. And what the card can do at most: a large product, a large copy. JSON on stdout.
+// graphs. And what the card can do at most: a large product, a large copy; and the products of a
+// model's linear layers in bf16 and with 8-bit operands. JSON on stdout.
 //
 //   gpu_bench roofline
-//   gpu_bench MODEL ROWS STEPS [eager]     MODEL: 124m, 112m, 1.2b; ROWS of a micro-batch
+//   gpu_bench products MODEL ROWS
+//   gpu_bench MODEL ROWS STEPS [eager] [fp8]     MODEL: 124m, 112m, 1.2b; ROWS of a micro-batch
 //
 // The plugin: $TRAIN_SFT_CUDA_PLUGIN, or libtrain_sft_cuda.so beside the program.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <dlfcn.h>
 
@@ -73,6 +77,37 @@ Json spread(std::vector<double> values) {
   return {{"median", values[values.size() / 2]}, {"min", values.front()}, {"max", values.back()}};
 }
 
+bool fp8_of(const ops::DeviceTable& table) {
+  return table.fp8_matmul != nullptr && table.fp8_quantize != nullptr;
+}
+
+// A matrix with what its 8-bit rounding needs; scale 1.
+class EightBits {
+ public:
+  explicit EightBits(const at::Tensor& matrix, ops::Fp8Format format = ops::Fp8Format::e4m3)
+      : matrix_(matrix),
+        format_(format),
+        values_(at::empty_like(matrix, matrix.options().dtype(at::kByte))),
+        turned_(at::empty({matrix.size(1), matrix.size(0)}, values_.options())),
+        one_(at::ones({1}, matrix.options().dtype(at::kFloat))),
+        amax_(at::zeros({1}, matrix.options().dtype(at::kFloat))) {
+    const ops::DeviceTable* table = ops::device_table(matrix);
+    table->fp8_quantize(values_, turned_, amax_, matrix_, one_, format_);
+  }
+  ops::Fp8Operand operand() const { return {values_, one_, format_}; }
+  ops::Fp8Operand turned() const { return {turned_, one_, format_}; }
+  // As a step rounds it: as it lies, or turned.
+  void round(const ops::DeviceTable& table, bool turned) const {
+    table.fp8_quantize(turned ? at::Tensor() : values_, turned ? turned_ : at::Tensor(), amax_,
+                       matrix_, one_, format_);
+  }
+
+ private:
+  at::Tensor matrix_;
+  ops::Fp8Format format_;
+  at::Tensor values_, turned_, one_, amax_;
+};
+
 void roofline(const ops::DeviceTable& table, Json& out) {
   const c10::Device gpu(c10::DeviceType::CUDA, 0);
   const int64_t n = 8192;
@@ -91,6 +126,14 @@ void roofline(const ops::DeviceTable& table, Json& out) {
     bytes.push_back(2.0 * static_cast<double>(from.nbytes()) / seconds_of(table, 5, copy) / 1e12);
   out["bf16_tflops"] = spread(flops);
   out["copy_tb_per_s"] = spread(bytes);
+  if (!fp8_of(table)) return;
+  const EightBits x(a), y(b);
+  const auto eight_bits = [&] { table.fp8_matmul(c, x.operand(), y.operand(), {}, false); };
+  seconds_of(table, 5, eight_bits);
+  flops.clear();
+  for (int i = 0; i < 5; ++i)
+    flops.push_back(2.0 * n * n * n / seconds_of(table, 20, eight_bits) / 1e12);
+  out["fp8_tflops"] = spread(flops);
 }
 
 ModelConfig model_of(std::string_view name) {
@@ -146,10 +189,61 @@ Batch random_batch(const ModelConfig& config, int64_t rows, uint64_t seed) {
   return batch;
 }
 
+// TFLOP/s of y = x wᵀ, of both its gradients, in bf16; with 8-bit operands; and with the rounding
+// of the operands that are not weights, as a step does it.
+Json products_of(const ops::DeviceTable& table, int64_t tokens, int64_t in, int64_t out) {
+  const at::TensorOptions options =
+      at::TensorOptions(at::kBFloat16).device(c10::DeviceType::CUDA, 0);
+  const at::Tensor x = at::randn({tokens, in}).to(options), w = at::randn({out, in}).to(options);
+  const at::Tensor dy = at::randn({tokens, out}).to(options), y = at::empty_like(dy);
+  const at::Tensor dx = at::empty_like(x), dw = at::zeros({out, in}, options.dtype(at::kFloat));
+  const double flops = 2.0 * static_cast<double>(tokens * in * out) / 1e12;
+  const auto rate = [&](const std::function<void()>& work) {
+    seconds_of(table, 3, work);
+    std::vector<double> rates;
+    for (int i = 0; i < 5; ++i) rates.push_back(flops / seconds_of(table, 10, work));
+    return spread(rates);
+  };
+  Json line = {{"tokens", tokens}, {"in", in}, {"out", out}};
+  line["forward"]["bf16"] = rate([&] { table.gemm(y, x, false, w, true, 1, {}, false); });
+  line["input_gradient"]["bf16"] = rate([&] { table.gemm(dx, dy, false, w, false, 1, {}, false); });
+  line["weight_gradient"]["bf16"] = rate([&] { table.gemm(dw, dy, true, x, false, 1, {}, true); });
+  if (!fp8_of(table)) return line;
+  const EightBits x8(x), w8(w), dy8(dy, ops::Fp8Format::e5m2);
+  const auto forward = [&] { table.fp8_matmul(y, x8.operand(), w8.operand(), {}, false); };
+  const auto input = [&] { table.fp8_matmul(dx, dy8.operand(), w8.turned(), {}, false); };
+  const auto weight = [&] { table.fp8_matmul(dw, dy8.turned(), x8.turned(), {}, true); };
+  const auto both = [&](const char* name, const std::function<void()>& product,
+                        const std::function<void()>& rounding) {
+    line[name]["fp8"] = rate(product);
+    line[name]["fp8_rounded"] = rate([&] {
+      rounding();
+      product();
+    });
+  };
+  both("forward", forward, [&] { x8.round(table, false); });
+  both("input_gradient", input, [&] { dy8.round(table, false); });
+  both("weight_gradient", weight, [&] {
+    x8.round(table, true);
+    dy8.round(table, true);
+  });
+  return line;
+}
+
+void products(const ops::DeviceTable& table, std::string_view model, int64_t rows, Json& out) {
+  const ModelConfig c = model_of(model);
+  const int64_t tokens = rows * c.block_size, up = (c.family == Family::llama ? 2 : 1) * c.ffn();
+  const int64_t qkv = (c.n_head + 2 * c.kv_heads()) * c.head_dim();
+  out["products"] = {{"qkv", products_of(table, tokens, c.n_embd, qkv)},
+                     {"proj", products_of(table, tokens, c.attention_width(), c.n_embd)},
+                     {"up", products_of(table, tokens, c.n_embd, up)},
+                     {"down", products_of(table, tokens, c.ffn(), c.n_embd)}};
+}
+
 // The state of a run as the trainer has it, its update as one pass over the flat buffer.
 class Training {
  public:
-  Training(const ops::DeviceTable& table, const ModelConfig& config, bool graphs)
+  Training(const ops::DeviceTable& table, const ModelConfig& config, bool graphs, bool fp8)
       : table_(table),
         parameters_(config, at::kFloat, at::kBFloat16, true, {}, gpu()),
         exp_avg_(at::zeros_like(parameters_.master())),
@@ -164,6 +258,7 @@ class Training {
     }
     EngineOptions options;
     options.graphs = graphs;
+    options.fp8.on = fp8;
     engine_ = std::make_unique<Engine>(parameters_, options);
     ops::DeviceUpdate update;
     update.lr = 1e-4;
@@ -173,6 +268,7 @@ class Training {
   void step(const Batch& batch, uint64_t number) {
     parameters_.zero_gradients();
     engine_->forward_backward(batch, number);
+    engine_->end_step();
     auto* sums = static_cast<ops::DeviceSums*>(engine_->device_sums().data_ptr());
     auto* update = static_cast<ops::DeviceUpdate*>(update_.data_ptr());
     const ops::UpdateSettings settings;
@@ -197,9 +293,10 @@ class Training {
 };
 
 void train(const ops::DeviceTable& table, std::string_view model, int64_t rows, int steps,
-           bool graphs, Json& out) {
+           bool graphs, bool fp8, Json& out) {
   const ModelConfig config = model_of(model);
-  Training training(table, config, graphs);
+  if (fp8 && !fp8_of(table)) throw std::runtime_error("this GPU has no 8-bit products");
+  Training training(table, config, graphs, fp8);
   std::vector<Batch> batches;
   for (uint64_t seed = 0; seed < 4; ++seed) batches.push_back(random_batch(config, rows, seed));
   uint64_t number = 0;
@@ -218,6 +315,7 @@ void train(const ops::DeviceTable& table, std::string_view model, int64_t rows, 
   out["model"] = model;
   out["rows"] = rows;
   out["graphs"] = graphs;
+  out["precision"] = fp8 ? "fp8" : "bf16";
   out["tokens_per_s"] = rate;
   out["tflops"] = rate["median"].get<double>() * flops_a_token(config) / 1e12;
   out["peak_bytes"] = memory.peak;
@@ -227,16 +325,24 @@ void train(const ops::DeviceTable& table, std::string_view model, int64_t rows, 
 int run(int argc, char** argv) {
   const std::vector<std::string_view> words(argv + 1, argv + argc);
   if (words.empty() || (words[0] != "roofline" && words.size() < 3)) {
-    std::fprintf(stderr, "usage: gpu_bench roofline | gpu_bench MODEL ROWS STEPS [eager]\n");
+    std::fprintf(stderr,
+                 "usage: gpu_bench roofline | gpu_bench products MODEL ROWS | "
+                 "gpu_bench MODEL ROWS STEPS [eager] [fp8]\n");
     return 2;
   }
   Json out = Json::object();
   const ops::DeviceTable& table = open_plugin(out);
+  const auto said = [&](std::string_view word) {
+    return std::find(words.begin(), words.end(), word) != words.end();
+  };
+  const auto number = [](std::string_view word) { return std::stoll(std::string(word)); };
   if (words[0] == "roofline")
     roofline(table, out);
+  else if (words[0] == "products")
+    products(table, words[1], number(words[2]), out);
   else
-    train(table, words[0], std::stoll(std::string(words[1])), std::stoi(std::string(words[2])),
-          words.size() < 4 || words[3] != "eager", out);
+    train(table, words[0], number(words[1]), static_cast<int>(number(words[2])), !said("eager"),
+          said("fp8"), out);
   std::printf("%s\n", out.dump().c_str());
   return 0;
 }

@@ -90,6 +90,10 @@ def ours(model, *more):
     return lambda _: last_json(run([BENCH, model, ROWS[model], 20, *more], 60))
 
 
+def products(model):
+    return lambda _: last_json(run([BENCH, "products", model, ROWS[model]], 60))
+
+
 def reference(model, *more):
     return lambda _: last_json(run([sys.executable, REFERENCE, model, ROWS[model], 20, *more], 90, ours=False))
 
@@ -155,10 +159,14 @@ PARTS = [
     ("124m bf16", ours("124m")),
     ("112m bf16", ours("112m")),
     ("1.2b bf16", ours("1.2b")),
+    ("112m fp8", ours("112m", "fp8")),
+    ("1.2b fp8", ours("1.2b", "fp8")),
     ("loss: fp32, as the CPU", parity("fp32", ("cpu", "fp32"), 1e-3)),
     ("loss: bf16, as fp32", parity("bf16", ("cpu", "fp32"), 1e-2)),
     ("loss: fp8, as bf16", parity("fp8", ("cuda", "bf16"), 1e-2)),
     ("resume, bit for bit", resume),
+    ("products of 112m", products("112m")),
+    ("products of 1.2b", products("1.2b")),
     ("124m eager PyTorch", reference("124m")),
     ("112m eager PyTorch", reference("112m")),
     ("1.2b eager PyTorch", reference("1.2b")),
@@ -180,8 +188,14 @@ def told(result, peak):
             text += f", {result['tflops'] / peak:.1%} of the measured peak"
         return text
     if "bf16_tflops" in result:
-        return f"{result['bf16_tflops']['median']:.0f} TFLOP/s bf16, {result['copy_tb_per_s']['median']:.2f} TB/s copied, " \
-               f"{result['gpu']}"
+        eight = f"{result['fp8_tflops']['median']:.0f} fp8, " if "fp8_tflops" in result else ""
+        return f"{result['bf16_tflops']['median']:.0f} TFLOP/s bf16, {eight}" \
+               f"{result['copy_tb_per_s']['median']:.2f} TB/s copied, {result['gpu']}"
+    if "products" in result:  # TFLOP/s of forward, input's and weight's gradient
+        return "; ".join(f"{name} " + ", ".join(
+            " → ".join(f"{of[kind]['median']:.0f}" for kind in ("bf16", "fp8", "fp8_rounded") if kind in of)
+            for of in (line["forward"], line["input_gradient"], line["weight_gradient"]))
+            for name, line in result["products"].items()) + " (TFLOP/s: bf16 → fp8 → with its rounding)"
     return ", ".join(f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
                      for name, value in result.items())
 

@@ -14,6 +14,6 @@ torch=$("$python" -c 'import os, torch; print(os.path.dirname(torch.__file__))')
   exit 2
 }
 libraries=$here/lib:$torch/lib
-for folder in "$torch"/../nvidia/*/lib; do libraries=$libraries:$(cd "$folder" && pwd -P); done
+for folder in "$torch"/../nvidia/*/lib; do [ -d "$folder" ] && libraries=$libraries:$(cd "$folder" && pwd -P); done
 export GPU_CHECK_LIBRARIES=$libraries PYTHONUNBUFFERED=1
 exec "$python" "$here/gpu_check.py" "${1:-gpu_check_out}"
