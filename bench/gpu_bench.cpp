@@ -275,7 +275,7 @@ class Training {
     table_.sum_of_squares(&sums->sum_of_squares, parameters_.gradients());
     table_.prepare_update(update, sums, settings);
     table_.adamw(parameters_.master(), parameters_.compute(), parameters_.gradients(), exp_avg_,
-                 exp_avg_sq_, update, settings, 0.1);
+                 exp_avg_sq_, {}, update, settings, 0.1);
   }
 
   double loss() const {

@@ -40,7 +40,7 @@ void check(const Batch& batch, const ModelConfig& config) {
 }
 
 // Places of sums on a device, and modes of its graphs.
-constexpr uint32_t kTraining = 0, kEvaluation = 1, kFirstStep = 2;
+constexpr uint32_t kTraining = 0, kEvaluation = 1, kEightBits = 2;
 constexpr int64_t kSums = sizeof(ops::DeviceSums) / sizeof(double);
 
 bool learns(const NormWeights& w) {
@@ -126,8 +126,8 @@ struct Engine::State {
       if (o.graphs) graphs = std::make_unique<GraphCache>(device);
     }
     if (o.fp8.on) {
-      const int64_t count = number_fp8(weights, o.fp8.bf16);
-      if (count > 0 && training) fp8 = std::make_unique<Fp8Linears>(count, o.fp8, p.device());
+      const std::vector<at::Tensor> numbered = number_fp8(weights, o.fp8.bf16);
+      if (!numbered.empty() && training) fp8 = std::make_unique<Fp8Linears>(numbered, o.fp8);
     }
     const int64_t most = device == nullptr ? o.max_tokens : (o.max_tokens + 15) / 16 * 16;
     if (most > 0) (training ? *training : inference).bind(most, most);
@@ -368,7 +368,8 @@ LossSums Engine::forward_backward(const Batch& batch, uint64_t step, const Layer
   if (s.device == nullptr)
     work();
   else
-    s.run(s.fp8 && !s.fp8->calibrated() ? kFirstStep : kTraining, layer_done != nullptr, work);
+    s.run(s.fp8 ? kEightBits + s.fp8->kind() : kTraining, layer_done != nullptr, work);
+  if (s.fp8) s.fp8->end_micro_step();
   return sums;
 }
 
@@ -445,8 +446,12 @@ void Engine::drop_sums() {
   if (state_->device != nullptr) state_->device->zero(state_->sums[kTraining]);
 }
 
-void Engine::end_step() {
-  if (state_->fp8) state_->fp8->end_step();
+void Engine::end_step(bool weights_known) {
+  if (state_->fp8) state_->fp8->end_step(weights_known);
+}
+
+std::vector<WeightAmax> Engine::weight_amax() const {
+  return state_->fp8 ? state_->fp8->weight_amax() : std::vector<WeightAmax>();
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Engine::fp8_state() const {

@@ -75,7 +75,7 @@ void FamilyOps::linear_backward(const at::Tensor& grad_input, const at::Tensor& 
   }
   if (w.grad_bias.defined()) ops::linear_backward_bias(w.grad_bias, grad_out);
   if (fp8)
-    fp8_->backward_input(grad_input, grad_out, w.weight, layout_, w.fp8);
+    fp8_->backward_input(grad_input, grad_out, layout_, w.fp8);
   else
     ops::linear_backward_input(grad_input, grad_out, w.weight, layout_);
   if (w.lora.defined())

@@ -4,6 +4,8 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "train_sft/base/error.h"
 
 namespace train_sft {
@@ -20,9 +22,9 @@ std::vector<ops::Fp8Format> formats_of_values(int64_t count, const Fp8Options& o
 
 }  // namespace
 
-int64_t number_fp8(ModelWeights& weights, const Bf16Linears& bf16) {
+std::vector<at::Tensor> number_fp8(ModelWeights& weights, const Bf16Linears& bf16) {
   const auto n_layer = static_cast<int64_t>(weights.layers.size());
-  int64_t count = 0;
+  std::vector<at::Tensor> numbered;
   for (int64_t l = 0; l < n_layer; ++l) {
     LayerWeights& w = weights.layers[static_cast<size_t>(l)];
     const std::pair<BlockLinear, LinearWeights*> linears[] = {{BlockLinear::qkv, &w.qkv},
@@ -31,10 +33,12 @@ int64_t number_fp8(ModelWeights& weights, const Bf16Linears& bf16) {
                                                               {BlockLinear::down, &w.down}};
     for (const auto& [kind, linear] : linears)
       if (!bf16.has(l, n_layer, kind) && linear->weight.size(0) % 16 == 0 &&
-          linear->weight.size(1) % 16 == 0)
-        linear->fp8 = count++;
+          linear->weight.size(1) % 16 == 0) {
+        linear->fp8 = static_cast<int64_t>(numbered.size());
+        numbered.push_back(linear->weight);
+      }
   }
-  return count;
+  return numbered;
 }
 
 Fp8Scales::Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t steps, double margin,
@@ -59,6 +63,10 @@ Fp8Scales::Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t steps, 
 
 void Fp8Scales::find(const Slot& slot, const at::Tensor& tensor) const {
   ops::fp8_amax(slot.amax, tensor);
+  update(slot);
+}
+
+void Fp8Scales::update(const Slot& slot) const {
   ops::fp8_update_scales(slot.history, slot.amax, slot.scale, slot.scale_inverse, slot.largest,
                          margin_);
 }
@@ -75,13 +83,39 @@ void Fp8Scales::restored() const {
   amax_.zero_();
 }
 
-Fp8Linears::Fp8Linears(int64_t count, const Fp8Options& options, c10::Device device)
+Fp8Linears::Fp8Linears(const std::vector<at::Tensor>& weights, const Fp8Options& options)
     : options_(options),
-      values_(formats_of_values(count, options), options.history, options.margin, device),
-      weights_(std::vector(static_cast<size_t>(count), ops::Fp8Format::e4m3), 1, 0, device),
+      values_(formats_of_values(static_cast<int64_t>(weights.size()), options), options.history,
+              options.margin, weights.front().device()),
+      weights_(std::vector(weights.size(), ops::Fp8Format::e4m3), 1, 0, weights.front().device()),
       scratch_(2) {
-  for (at::Tensor& room : scratch_)
-    room = at::empty({0}, at::TensorOptions().dtype(at::kByte).device(device));
+  const auto bytes = at::TensorOptions().dtype(at::kByte).device(weights.front().device());
+  for (at::Tensor& room : scratch_) room = at::empty({0}, bytes);
+  for (const at::Tensor& weight : weights)
+    rounded_weights_.push_back({at::empty({weight.size(0), weight.size(1)}, bytes),
+                                at::empty({weight.size(1), weight.size(0)}, bytes),
+                                weight.storage_offset()});
+}
+
+// An update that was skipped raised nothing: then the scale stays, as the weight did.
+void Fp8Linears::round_weight(int64_t linear, const at::Tensor& weight) {
+  const auto& slot = weights_.slot(static_cast<size_t>(linear));
+  if (weights_are_known_)
+    weights_.update(slot);
+  else
+    weights_.find(slot, weight);
+  const RoundedWeight& to = rounded_weights_[static_cast<size_t>(linear)];
+  ops::fp8_quantize(to.values, to.turned, {}, weight, slot.scale, slot.format);
+}
+
+std::vector<WeightAmax> Fp8Linears::weight_amax() const {
+  std::vector<WeightAmax> all;
+  for (size_t i = 0; i < rounded_weights_.size(); ++i)
+    all.push_back(
+        {rounded_weights_[i].offset, rounded_weights_[i].values.numel(), weights_.slot(i).amax});
+  std::sort(all.begin(), all.end(),
+            [](const WeightAmax& x, const WeightAmax& y) { return x.offset < y.offset; });
+  return all;
 }
 
 at::Tensor Fp8Linears::room(size_t place, int64_t rows, int64_t columns) {
@@ -108,23 +142,20 @@ ops::Fp8Operand Fp8Linears::rounded(const at::Tensor& tensor, const Fp8Scales::S
 
 void Fp8Linears::forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
                          const at::Tensor& bias, ops::WeightLayout layout, int64_t linear) {
-  const auto& of_weight = weights_.slot(static_cast<size_t>(linear));
   if (finds_scales()) values_.find(input_slot(linear), input);
-  weights_.find(of_weight, weight);
+  if (!weights_are_rounded_) round_weight(linear, weight);
   const ops::Fp8Operand x = rounded(input, input_slot(linear), false, 0);
-  const ops::Fp8Operand w = rounded(weight, of_weight, layout == ops::WeightLayout::in_out, 1);
+  const ops::Fp8Operand w = weight_operand(linear, layout == ops::WeightLayout::in_out);
   ops::fp8_matmul(out, x, w, bias, false);
 }
 
-// The weight's scale is still that of the forward, since the weight is. The gradient's was found
-// when the weight's gradient was computed, which comes first, or is found here.
+// The gradient's scale was found when the weight's gradient was computed, which comes first, or is
+// found here.
 void Fp8Linears::backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
-                                const at::Tensor& weight, ops::WeightLayout layout,
-                                int64_t linear) {
-  const auto& of_weight = weights_.slot(static_cast<size_t>(linear));
+                                ops::WeightLayout layout, int64_t linear) {
   if (finds_scales()) values_.find(gradient_slot(linear), grad_out);
   const ops::Fp8Operand dy = rounded(grad_out, gradient_slot(linear), false, 0);
-  const ops::Fp8Operand w = rounded(weight, of_weight, layout == ops::WeightLayout::out_in, 1);
+  const ops::Fp8Operand w = weight_operand(linear, layout == ops::WeightLayout::out_in);
   ops::fp8_matmul(grad_input, dy, w, {}, false);
 }
 
@@ -142,9 +173,11 @@ void Fp8Linears::backward_weight(const at::Tensor& grad_weight, const at::Tensor
     ops::fp8_matmul(grad_weight, x, dy, {}, true);
 }
 
-void Fp8Linears::end_step() {
+void Fp8Linears::end_step(bool weights_known) {
   if (options_.history > 1) values_.update_all();
   calibrated_ = true;
+  weights_are_rounded_ = false;
+  weights_are_known_ = weights_known;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Fp8Linears::state() const {
@@ -153,7 +186,9 @@ std::vector<std::pair<std::string, at::Tensor>> Fp8Linears::state() const {
 
 void Fp8Linears::restored() {
   values_.restored();
+  weights_.restored();
   calibrated_ = true;
+  weights_are_rounded_ = weights_are_known_ = false;
 }
 
 }  // namespace train_sft

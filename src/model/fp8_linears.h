@@ -1,6 +1,7 @@
 // Linear layers with 8-bit operands (ops/fp8_linear.h): inputs and weights e4m3, gradients e5m2 or
 // e4m3, one scale a tensor. Scales of inputs and gradients follow the largest of their last steps
-// (delayed scaling, Micikevicius et al. 2022), those of weights are of the moment.
+// (delayed scaling, Micikevicius et al. 2022), those of weights are of the moment. Weights are
+// rounded once a step, as they lie and transposed by one read.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,6 +30,7 @@ class Fp8Scales {
   const Slot& slot(size_t i) const { return slots_[i]; }
   // A slot's scale from what it is about to round.
   void find(const Slot& slot, const at::Tensor& tensor) const;
+  void update(const Slot& slot) const;  // from its amax
   void update_all() const;
 
   at::Tensor history, scale;  // [S, H], [S]: the state
@@ -40,27 +42,37 @@ class Fp8Scales {
   std::vector<Slot> slots_;
 };
 
-// Numbers the linear layers that have 8-bit operands, and counts them: those that are not to stay
-// in bfloat16, but for what the hardware cannot (rows of 16).
-int64_t number_fp8(ModelWeights& weights, const Bf16Linears& bf16);
+// Numbers the linear layers that have 8-bit operands, and gives their weights: those that are not
+// to stay in bfloat16, but for what the hardware cannot (rows of 16).
+std::vector<at::Tensor> number_fp8(ModelWeights& weights, const Bf16Linears& bf16);
 
 class Fp8Linears {
  public:
-  // count: linear layers, by whose numbers they are called.
-  Fp8Linears(int64_t count, const Fp8Options& options, c10::Device device);
+  // weights: of the linear layers, by whose numbers they are called.
+  Fp8Linears(const std::vector<at::Tensor>& weights, const Fp8Options& options);
 
   // As the ops of the same names in ops/linear.h. The weight's gradient is computed in the input's
   // dtype unless options.weight_gradient.
   void forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
                const at::Tensor& bias, ops::WeightLayout layout, int64_t linear);
   void backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
-                      const at::Tensor& weight, ops::WeightLayout layout, int64_t linear);
+                      ops::WeightLayout layout, int64_t linear);
   void backward_weight(const at::Tensor& grad_weight, const at::Tensor& input,
                        const at::Tensor& grad_out, ops::WeightLayout layout, int64_t linear);
 
-  // The scales of the next step. The first step finds its scales as it goes.
-  void end_step();
-  bool calibrated() const { return calibrated_; }
+  // After a micro-step: the weights were rounded, and are what they were until the step ends.
+  void end_micro_step() { weights_are_rounded_ = true; }
+  // The scales of the next step. The first step finds its scales as it goes. weights_known: the
+  // update that follows finds the largest magnitudes of the new weights itself.
+  void end_step(bool weights_known);
+  // What an update raises to the largest magnitude of a weight that it writes.
+  std::vector<WeightAmax> weight_amax() const;
+
+  // Which kernels a micro-step runs.
+  uint32_t kind() const {
+    return (calibrated_ ? 1U : 0U) | (weights_are_rounded_ ? 2U : 0U) |
+           (weights_are_known_ ? 4U : 0U);
+  }
 
   // What a resume needs, by name: views of it on the device. restored() after they were written to.
   std::vector<std::pair<std::string, at::Tensor>> state() const;
@@ -77,6 +89,12 @@ class Fp8Linears {
   const Fp8Scales::Slot& gradient_slot(int64_t linear) const {
     return values_.slot(static_cast<size_t>(2 * linear + 1));
   }
+  ops::Fp8Operand weight_operand(int64_t linear, bool turned) const {
+    const RoundedWeight& weight = rounded_weights_[static_cast<size_t>(linear)];
+    const Fp8Scales::Slot& slot = weights_.slot(static_cast<size_t>(linear));
+    return {turned ? weight.turned : weight.values, slot.scale_inverse, slot.format};
+  }
+  void round_weight(int64_t linear, const at::Tensor& weight);
   at::Tensor room(size_t place, int64_t rows, int64_t columns);
   ops::Fp8Operand rounded(const at::Tensor& tensor, const Fp8Scales::Slot& slot, bool transposed,
                           size_t place);
@@ -84,7 +102,14 @@ class Fp8Linears {
   Fp8Options options_;
   Fp8Scales values_;   // of each linear: its input, its gradient
   Fp8Scales weights_;  // of each linear
+  struct RoundedWeight {
+    at::Tensor values, turned;  // uint8: as it lies, and transposed
+    int64_t offset = 0;         // of the weight, in the buffer of all
+  };
+  std::vector<RoundedWeight> rounded_weights_;
   bool calibrated_ = false;
+  bool weights_are_rounded_ = false;  // as they are now
+  bool weights_are_known_ = false;    // their largest magnitudes, by the update
   int64_t moves_ = 0;
   std::vector<at::Tensor> scratch_;  // uint8
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "train/gradient_reduction.h"
+#include "train_sft/config/fp8_settings.h"
 #include "train_sft/model/engine.h"
 #include "train_sft/train/optimizer.h"
 
@@ -35,9 +36,9 @@ uint64_t workspace_bytes(const ModelConfig& model, const std::string& precision,
   return static_cast<uint64_t>(kPackedRight + partial + threads * (kPackedLeft + attention));
 }
 
-// What a device's kernels keep (src/ops/cuda): two workspaces, what flash attention returns and keeps
-// of its backward (the gradient of q in float, and all three) and its forward's output, and with
-// 8-bit products the larger operands of one.
+// What a device's kernels keep (src/ops/cuda): two workspaces, what flash attention returns and
+// keeps of its backward (the gradient of q in float, and all three) and its forward's output, and
+// with 8-bit products the larger operands of one.
 uint64_t device_workspace_bytes(const ModelConfig& model, const std::string& precision,
                                 int64_t tokens) {
   constexpr int64_t kWorkspaces = int64_t{64} << 20;
@@ -50,6 +51,21 @@ uint64_t device_workspace_bytes(const ModelConfig& model, const std::string& pre
     eight_bits = tokens * widest + model.n_embd * widest;
   }
   return static_cast<uint64_t>(kWorkspaces + attention + eight_bits);
+}
+
+// 8-bit copies of weights, as they lie and transposed.
+uint64_t fp8_weight_bytes(const ModelConfig& model, const TrainConfig& config) {
+  const Bf16Linears bf16 = bf16_linears(config, model.n_layer);
+  constexpr BlockLinear kKinds[] = {BlockLinear::qkv, BlockLinear::proj, BlockLinear::up,
+                                    BlockLinear::down};  // as linear_modules() has them
+  int64_t numel = 0;
+  for (int64_t l = 0; l < model.n_layer; ++l) {
+    const auto linears = linear_modules(model, l);
+    for (size_t i = 0; i < linears.size(); ++i)
+      if (!bf16.has(l, model.n_layer, kKinds[i]))
+        for (const LinearModule& module : linears[i]) numel += module.in * module.out;
+  }
+  return static_cast<uint64_t>(2 * numel);
 }
 
 // Fewer gradients are zeroed in less time than their pages take.
@@ -112,15 +128,14 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
   MemoryPlan plan;
   plan.parameters = 4 * (precision == "fp32" ? elements : trained);
   plan.compute_copy = precision == "fp32" ? 0 : 2 * elements;
+  if (precision == "fp8") plan.compute_copy += fp8_weight_bytes(model, config);
   plan.gradients = 4 * trained;
   plan.optimizer = 8 * trained - (config.optimizer == "muon" ? saved_by_muon(layout) : 0);
-  plan.activations =
-      Engine::planned_arena_bytes(model, compute_type(precision), config.dropout > 0,
-                                  parse_recompute(config.recompute), micro_batch_tokens, training,
-                                  place.loss_scratch);
-  plan.workspace = place.is_device
-                       ? device_workspace_bytes(model, precision, micro_batch_tokens)
-                       : workspace_bytes(model, precision, micro_batch_tokens, threads);
+  plan.activations = Engine::planned_arena_bytes(model, compute_type(precision), config.dropout > 0,
+                                                 parse_recompute(config.recompute),
+                                                 micro_batch_tokens, training, place.loss_scratch);
+  plan.workspace = place.is_device ? device_workspace_bytes(model, precision, micro_batch_tokens)
+                                   : workspace_bytes(model, precision, micro_batch_tokens, threads);
   return plan;
 }
 

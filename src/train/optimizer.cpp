@@ -168,7 +168,7 @@ void Optimizer::upload(const ops::AdamWStep& pass) {
 }
 
 uint64_t Optimizer::queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate& of_this_step,
-                                 bool t_is_known) {
+                                 bool t_is_known, const std::vector<WeightAmax>& weights) {
   TRAIN_SFT_CHECK(matrices_.empty(), "Muon on a device");
   const ops::DeviceTable* device = ops::device_table(device_update_);
   auto* update = static_cast<ops::DeviceUpdate*>(device_update_.mutable_data_ptr());
@@ -183,9 +183,49 @@ uint64_t Optimizer::queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate&
   graphs_->run({}, [&] {
     device->sum_of_squares(&sums->sum_of_squares, gradients);
     device->prepare_update(update, sums, settings());
-    device_adamw();
+    device_adamw(cut_at(weights));
   });
   return device->download_begin(update, sizeof(*update));
+}
+
+namespace {
+
+// Of [first, first + numel): all, a part or nothing in [offset, …).
+enum class Overlap { none, part, whole };
+Overlap overlap(const WeightAmax& weight, int64_t offset, int64_t numel) {
+  const int64_t end = weight.offset + weight.numel;
+  if (weight.offset >= offset && end <= offset + numel) return Overlap::whole;
+  return end <= offset || weight.offset >= offset + numel ? Overlap::none : Overlap::part;
+}
+
+}  // namespace
+
+bool Optimizer::covers(const std::vector<WeightAmax>& weights) const {
+  if (!matrices_.empty()) return false;  // Muon's
+  for (const WeightAmax& weight : weights)
+    for (const Range& range : ranges_)
+      if (overlap(weight, range.offset, range.numel) == Overlap::part) return false;
+  return true;
+}
+
+std::vector<Optimizer::Range> Optimizer::cut_at(const std::vector<WeightAmax>& weights) const {
+  std::vector<Range> pieces;
+  for (const Range& range : ranges_) {
+    int64_t at = 0;
+    const auto cut_to = [&](int64_t end, const at::Tensor& amax) {
+      if (end > at)
+        pieces.push_back({range.offset + at, range.trained_offset + at, range.master_offset + at,
+                          end - at, range.decay, amax});
+      at = end;
+    };
+    for (const WeightAmax& weight : weights) {  // in the order of the buffer
+      if (overlap(weight, range.offset, range.numel) != Overlap::whole) continue;
+      cut_to(weight.offset - range.offset, {});
+      cut_to(weight.offset - range.offset + weight.numel, weight.amax);
+    }
+    cut_to(range.numel, {});
+  }
+  return pieces;
 }
 
 ops::DeviceUpdate Optimizer::fetch_update(uint64_t ticket) {
@@ -220,13 +260,13 @@ Optimizer::Views Optimizer::views(const Range& range) {
           cut(exp_avg_sq_, range.trained_offset - part_.first)};
 }
 
-void Optimizer::device_adamw() {
+void Optimizer::device_adamw(const std::vector<Range>& ranges) {
   const ops::DeviceTable* device = ops::device_table(device_update_);
   const auto* update = static_cast<const ops::DeviceUpdate*>(device_update_.const_data_ptr());
-  for (const Range& range : ranges_) {
+  for (const Range& range : ranges) {
     const Views v = views(range);
-    device->adamw(v.master, v.compute, v.grad, v.exp_avg, v.exp_avg_sq, update, settings(),
-                  range.decay ? options_.weight_decay : 0.0);
+    device->adamw(v.master, v.compute, v.grad, v.exp_avg, v.exp_avg_sq, range.amax, update,
+                  settings(), range.decay ? options_.weight_decay : 0.0);
   }
 }
 
@@ -241,7 +281,7 @@ void Optimizer::adamw(double lr, double grad_scale) {
   pass.grad_scale = grad_scale;
   if (device_update_.defined()) {
     upload(pass);
-    return device_adamw();
+    return device_adamw(ranges_);
   }
   for (const Range& range : ranges_) {
     const Views v = views(range);

@@ -248,14 +248,17 @@ std::optional<StepInFlight> queue_step(Run& run, int64_t ahead) {
   const StepNumber number = number_of(run, ahead);
   const Totals total = accumulate(run, number);
   if (total.interrupted) return std::nullopt;
-  run.engine->end_step();
+  std::vector<WeightAmax> weights = run.engine->weight_amax();
+  const bool weights_known = run.optimizer->covers(weights);
+  if (!weights_known) weights.clear();
+  run.engine->end_step(weights_known);
   ops::DeviceUpdate update;
   update.lr = lr_of(run, number);
   const StepLimits limits = limits_of_step(run.state, ahead);
   update.loss_limit = limits.loss;
   update.grad_norm_limit = limits.grad_norm;
   auto* sums = static_cast<ops::DeviceSums*>(run.engine->device_sums().data_ptr());
-  return StepInFlight{.ticket = run.optimizer->queue_update(sums, update, ahead == 0),
+  return StepInFlight{.ticket = run.optimizer->queue_update(sums, update, ahead == 0, weights),
                       .lr = update.lr,
                       .weight = total.sums.weight,
                       .tokens = total.tokens,

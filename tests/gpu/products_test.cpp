@@ -183,7 +183,7 @@ TEST_F(Update, AdamWStepsAsTheCpu) {
       const Uploaded<DeviceSums> there({sums});
       table().sum_of_squares(&there.data()->sum_of_squares, g);
       table().prepare_update(update.data(), there.data(), settings);
-      table().adamw(w, c, g, gm, gv, update.data(), settings, 0.1);
+      table().adamw(w, c, g, gm, gv, {}, update.data(), settings, 0.1);
       const DeviceUpdate u = update.download()[0];
       EXPECT_EQ(u.skip, bad ? 1 : 0);
       EXPECT_EQ(u.t, step < 3 ? step : step - 1);
@@ -204,6 +204,38 @@ TEST_F(Update, AdamWStepsAsTheCpu) {
     EXPECT_CLOSE(gm, m, 1e-6);
     EXPECT_CLOSE(gv, v, 1e-6);
     EXPECT_CLOSE(c, compute, 1e-4);
+  }
+}
+
+// The amax of the weights comes with their update: the bits of a pass of its own.
+TEST_F(Update, AdamWFindsTheLargestMagnitudeOfWhatItWrites) {
+  for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
+    for (int64_t n : {4096, 1000, 7, 1}) {
+      const at::Tensor master = normal({n}, at::kFloat), grad = normal({n}, at::kFloat, 30);
+      const UpdateSettings settings{0.9, 0.95, 1e-8, 1.0};
+      at::Tensor results[2];
+      for (const bool fused : {false, true}) {
+        const at::Tensor w = on_gpu(master), c = on_gpu(master.to(type));
+        const at::Tensor m = on_gpu(at::zeros({n})), v = on_gpu(at::zeros({n}));
+        const at::Tensor amax = on_gpu(at::full_like(at::empty({1}), 1e-3));
+        const Uploaded<DeviceSums> sums({DeviceSums{100, 50, 50, 1, 4}});
+        const Uploaded<DeviceUpdate> own({DeviceUpdate{1e-2}});
+        table().prepare_update(own.data(), sums.data(), settings);
+        table().adamw(w, c, on_gpu(grad), m, v, fused ? amax : at::Tensor(), own.data(), settings,
+                      0.1);
+        if (!fused) table().fp8_amax(amax, c.view({1, n}));
+        EXPECT_EQ(on_cpu(amax).item<float>(), on_cpu(c).to(at::kFloat).abs().max().item<float>());
+        results[fused] = on_cpu(c);
+
+        // Skipped: it stays what it was.
+        const Uploaded<DeviceSums> bad({DeviceSums{std::nan(""), 50, 50, 1, 4}});
+        const at::Tensor before = on_cpu(amax);
+        table().prepare_update(own.data(), bad.data(), settings);
+        table().adamw(w, c, on_gpu(grad), m, v, amax, own.data(), settings, 0.1);
+        EXPECT_SAME(amax, before);
+      }
+      EXPECT_TRUE(results[0].equal(results[1]));
+    }
   }
 }
 
@@ -266,7 +298,8 @@ TEST_F(EightBits, ScalesFollowTheHistory) {
   };
   const float bad = std::nanf("");
   EXPECT_TRUE(step({2, 0, bad}).equal(at::tensor({112.0f, 7.0f, 7.0f})));
-  EXPECT_TRUE(step({1, 4, 1}).equal(at::tensor({112.0f, 56.0f, 7.0f})));  // the highest of four
+  // The highest of four; what is not finite is forgotten.
+  EXPECT_TRUE(step({1, 4, 1}).equal(at::tensor({112.0f, 56.0f, 224.0f})));
   step({1, 4, 1});
   step({1, 4, 1});
   EXPECT_TRUE(step({1, 4, 1}).equal(at::tensor({224.0f, 56.0f, 224.0f})));

@@ -138,7 +138,10 @@ void wait_for(uint64_t done) {
 void submit(std::function<void()> work) {
   State& s = state();
   ++s.counts.calls;
-  (s.capturing ? s.recorded : s.queue).push_back(std::move(work));
+  if (s.capturing)
+    s.recorded.push_back(std::move(work));
+  else
+    s.queue.push_back(std::move(work));
 }
 
 void not_in_a_capture(const char* what) {

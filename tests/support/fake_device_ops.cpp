@@ -353,17 +353,19 @@ void add_update_entries(ops::DeviceTable& t) {
     submit([=] { ops::prepare_update(*update, *sums, settings); });
   };
   t.adamw = [](const Tensor& master, const Tensor& compute, const Tensor& grad,
-               const Tensor& exp_avg, const Tensor& exp_avg_sq, const ops::DeviceUpdate* update,
-               const ops::UpdateSettings& settings, double weight_decay) {
+               const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& amax,
+               const ops::DeviceUpdate* update, const ops::UpdateSettings& settings,
+               double weight_decay) {
     queue(
-        [=](auto&... x) {
+        [=](auto& w, auto& c, auto& g, auto& m, auto& v, auto& most) {
           if (update->skip != 0) return;
           ops::AdamWStep step{
               update->lr,   settings.beta1,           settings.beta2,           settings.eps,
               weight_decay, update->bias_correction1, update->bias_correction2, update->grad_scale};
-          ops::adamw(x..., step);
+          ops::adamw(w, c, g, m, v, step);
+          if (most.defined()) ops::fp8_amax(most, c.view({1, -1}));
         },
-        master, compute, grad, exp_avg, exp_avg_sq);
+        master, compute, grad, exp_avg, exp_avg_sq, amax);
   };
 }
 

@@ -29,7 +29,14 @@ struct Fp8Options {
   double margin = 0;           // powers of two to spare
   bool e5m2_gradients = true;  // or e4m3
   bool weight_gradient = false;  // of 8-bit operands, too
-  Bf16Linears bf16{};// which are left as they are: by default the first and last block's
+  Bf16Linears bf16{};  // which are left as they are: by default the first and last block's
+};
+
+// Of neighbouring weights in Parameters::compute(): amax [1] float, which an update raises to their
+// largest magnitude.
+struct WeightAmax {
+  int64_t offset = 0, numel = 0;
+  at::Tensor amax;
 };
 
 struct EngineOptions {
@@ -82,8 +89,10 @@ class Engine {
   // Waits for them and zeroes them. Nothing on the CPU, where forward_backward() returned them.
   LossSums take_sums();
   void drop_sums();  // zeroes them without waiting
-  // After each step's last micro-batch: 8-bit scales for the next one. Evaluation uses none.
-  void end_step();
+  // After each step's last micro-batch: 8-bit scales for the next one. Evaluation uses none. With
+  // weights_known the update that follows is given weight_amax().
+  void end_step(bool weights_known = false);
+  std::vector<WeightAmax> weight_amax() const;  // of weights with 8-bit operands
   // What a resume needs of them, by name, where the parameters are; empty without. restored_fp8()
   // after they were written to.
   std::vector<std::pair<std::string, at::Tensor>> fp8_state() const;

@@ -27,7 +27,7 @@
 namespace train_sft::ops {
 
 // Raised with any change of this file or of device_state.h: plugin and program must agree.
-inline constexpr uint32_t kDeviceInterface = 2;
+inline constexpr uint32_t kDeviceInterface = 3;
 
 // Documents of a flat batch. Several may be empty (the last, to reach a number of documents that
 // does not vary): then limits repeat.
@@ -180,9 +180,11 @@ struct DeviceTable {
   void (*prepare_update)(DeviceUpdate* update, DeviceSums* sums,
                          const UpdateSettings& settings) = nullptr;
   // ops::adamw() with lr, scale and corrections from `update`; writes nothing when update->skip.
+  // amax[0] = max(amax[0], |compute|) of what it writes there (undefined: not wanted).
   void (*adamw)(const at::Tensor& master, const at::Tensor& compute, const at::Tensor& grad,
-                const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const DeviceUpdate* update,
-                const UpdateSettings& settings, double weight_decay) = nullptr;
+                const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& amax,
+                const DeviceUpdate* update, const UpdateSettings& settings,
+                double weight_decay) = nullptr;
 };
 
 // The table of a device's kind; of a tensor, null on the CPU. Throws InternalError where none is

@@ -14,7 +14,7 @@ namespace train_sft {
 // Bytes.
 struct MemoryPlan {
   uint64_t parameters = 0;    // fp32 masters
-  uint64_t compute_copy = 0;  // bf16 weights beside them
+  uint64_t compute_copy = 0;  // bf16 weights beside them, and 8-bit ones
   uint64_t gradients = 0;
   uint64_t optimizer = 0;
   uint64_t activations = 0;      // the arena, the logits' chunk included

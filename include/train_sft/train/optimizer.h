@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "train_sft/config/train_config.h"
+#include "train_sft/model/engine.h"
 #include "train_sft/model/parameters.h"
 #include "train_sft/ops/adamw.h"
 #include "train_sft/ops/device_state.h"
@@ -53,9 +54,12 @@ class Optimizer {
   // On a device: queues the whole of it, where the norm, the clip factor and whether to skip are
   // worked out too, and returns the ticket of its result. `sums`, in the device's memory, are those
   // of the step; they are zero afterwards. Replayed as a graph once it has been seen. of_this_step:
-  // lr and the limits. t_is_known: no update is queued whose result was not fetched.
+  // lr and the limits. t_is_known: no update is queued whose result was not fetched. weights: whose
+  // largest magnitudes are found on the way; each must be covered.
   uint64_t queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate& of_this_step,
-                        bool t_is_known);
+                        bool t_is_known, const std::vector<WeightAmax>& weights = {});
+  // Whether an update of AdamW's writes all of each of them or nothing of it.
+  bool covers(const std::vector<WeightAmax>& weights) const;
   // Waits for that update, not for what was queued after it; sets t.
   ops::DeviceUpdate fetch_update(uint64_t ticket);
 
@@ -79,6 +83,7 @@ class Optimizer {
   struct Range {
     int64_t offset, trained_offset, master_offset, numel;
     bool decay;
+    at::Tensor amax{};  // of a weight
   };
   struct Matrix {
     int64_t offset, trained_offset, master_offset;  // of the parameter it is, or is a part of
@@ -88,12 +93,13 @@ class Optimizer {
     at::Tensor master, compute, grad, exp_avg, exp_avg_sq;  // compute undefined: none apart
   };
   Views views(const Range& range);
+  std::vector<Range> cut_at(const std::vector<WeightAmax>& weights) const;  // ranges_
   ops::UpdateSettings settings() const;
   void upload(const ops::AdamWStep& pass);
   void add_matrices(const ParameterInfo& parameter);
-  void adamw(double lr, double grad_scale);  // of ranges_
-  void device_adamw();                       // of ranges_, as device_update_ says
-  void muon(double lr, double grad_scale);   // of matrices_
+  void adamw(double lr, double grad_scale);             // of ranges_
+  void device_adamw(const std::vector<Range>& ranges);  // as device_update_ says
+  void muon(double lr, double grad_scale);              // of matrices_
 
   Parameters& parameters_;
   OptimizerOptions options_;

@@ -135,6 +135,7 @@ struct AdamW {
   const DeviceUpdate* update;
   UpdateSettings settings;
   double weight_decay;
+  float* amax;  // raised to the largest magnitude of what `compute` gets; null: not wanted
 };
 void adamw(Type type, const AdamW& step, cudaStream_t stream);
 

@@ -20,7 +20,7 @@ void prepare(DeviceUpdate* update, DeviceSums* sums, const UpdateSettings& setti
 }
 
 void update_range(const at::Tensor& master, const at::Tensor& compute, const at::Tensor& grad,
-                  const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                  const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& amax,
                   const DeviceUpdate* update, const UpdateSettings& settings, double weight_decay) {
   const int64_t n = master.numel();
   const Type type = compute.defined() ? type_of(compute) : Type::f32;
@@ -34,6 +34,8 @@ void update_range(const at::Tensor& master, const at::Tensor& compute, const at:
   step.update = update;
   step.settings = settings;
   step.weight_decay = weight_decay;
+  step.amax = floats_or_null(amax, 1);
+  TORCH_CHECK(step.amax == nullptr || step.compute != nullptr, "amax of nothing that is written");
   adamw(type, step, runtime().stream);
   check_launch();
 }

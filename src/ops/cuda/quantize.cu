@@ -23,25 +23,6 @@ __device__ uint2 eight_bytes(const float (&x)[8], float scale) {
   return make_uint2(two(0) | two(2) << 16, two(4) | two(6) << 16);
 }
 
-// Non-negative floats are ordered as their bits; NaN stands above all, and stays. The order in
-// which blocks come does not matter.
-__device__ void raise(float* highest, float own) {
-  __shared__ uint32_t shared[kThreads / kWarp];
-  const uint32_t bits = __reduce_max_sync(kAllLanes, __float_as_uint(own));
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = bits;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  uint32_t most = 0;
-  for (int w = 0; w < kThreads / kWarp; ++w) most = most > shared[w] ? most : shared[w];
-  atomicMax(reinterpret_cast<uint32_t*>(highest), most);
-}
-
-// The larger magnitude; NaN if either is.
-__device__ float magnitude(float highest, float x) {
-  const uint32_t a = __float_as_uint(highest), b = __float_as_uint(x) & 0x7FFFFFFFu;
-  return __uint_as_float(a > b ? a : b);
-}
-
 template <typename T, Fp8 kFormat>
 __global__ void __launch_bounds__(kThreads) quantize_kernel(Quantize q) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;
@@ -53,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(Quantize q) {
     for (int e = 0; e < 8; ++e) highest = magnitude(highest, x[e]);
     *reinterpret_cast<uint2*>(q.values + i) = eight_bytes<kFormat>(x, *q.scale);
   }
-  if (q.amax != nullptr) raise(q.amax, highest);
+  if (q.amax != nullptr) raise<kThreads>(q.amax, highest);
 }
 
 // rows and columns are multiples of 16; tiles at the edges are cut.
@@ -88,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) quantize_transposing_kernel(Quantize
     const auto* from = reinterpret_cast<const uint32_t*>(&tile[own_column][own_row]);
     *reinterpret_cast<uint4*>(to) = make_uint4(from[0], from[1], from[2], from[3]);
   }
-  if (q.amax != nullptr) raise(q.amax, highest);
+  if (q.amax != nullptr) raise<kThreads>(q.amax, highest);
 }
 
 template <typename T, int W>
@@ -104,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int e = 0; e < W; ++e) highest = magnitude(highest, x[e]);
   }
-  raise(amax, highest);
+  raise<kThreads>(amax, highest);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -113,12 +94,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t s = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (s >= tensors) return;
   float* own = history + s * steps;
-  float highest = amax[s];
-  for (int64_t h = steps - 1; h > 0; --h) {
-    own[h] = own[h - 1];
+  const float now = amax[s];
+  float highest = now - now == 0 ? now : 0;  // what is not finite says nothing
+  const float newest = highest;
+  for (int64_t h = 0; h + 1 < steps; ++h) {
+    own[h] = own[h + 1];
     highest = magnitude(highest, own[h]);
   }
-  own[0] = amax[s];
+  own[steps - 1] = newest;
   amax[s] = 0;
   scale[s] = next_scale(scale[s], highest, largest[s], margin);
   scale_inverse[s] = 1.0f / scale[s];

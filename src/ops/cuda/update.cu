@@ -53,19 +53,10 @@ __global__ void prepare_update_kernel(DeviceUpdate* update, DeviceSums* sums,
   ops::prepare_update(*update, *sums, settings);
 }
 
+// The largest magnitude of what is written to `compute`, as it is rounded there.
 template <typename T, int W>
-__global__ void __launch_bounds__(kThreads) adamw_kernel(AdamW a) {
-  __shared__ AdamWFactors shared;
-  __shared__ bool skip;
-  if (threadIdx.x == 0) {
-    skip = a.update->skip != 0;
-    shared = adamw_factors(*a.update, a.settings, a.weight_decay);
-  }
-  __syncthreads();
-  if (skip) return;
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * W;
-  if (i >= a.count) return;
-  const AdamWFactors factors = shared;
+__device__ __forceinline__ float adamw_elements(const AdamW& a, const AdamWFactors& factors,
+                                                int64_t i) {
   float master[W], grad[W], exp_avg[W], exp_avg_sq[W];
   load<float, W>(master, a.master + i);
   load<float, W>(grad, a.grad + i);
@@ -81,7 +72,31 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamW a) {
   store<float, W>(a.master + i, master);
   store<float, W>(a.exp_avg + i, exp_avg);
   store<float, W>(a.exp_avg_sq + i, exp_avg_sq);
-  if (a.compute != nullptr) store<T, W>(static_cast<T*>(a.compute) + i, master);
+  float highest = 0;
+  if (a.compute == nullptr) return highest;
+  Packed<T, W> rounded;
+  rounded.from(master);
+  rounded.store(static_cast<T*>(a.compute) + i);
+  rounded.to(master);
+#pragma unroll
+  for (int e = 0; e < W; ++e) highest = magnitude(highest, master[e]);
+  return highest;
+}
+
+template <typename T, int W>
+__global__ void __launch_bounds__(kThreads) adamw_kernel(AdamW a) {
+  __shared__ AdamWFactors shared;
+  __shared__ bool skip;
+  if (threadIdx.x == 0) {
+    skip = a.update->skip != 0;
+    shared = adamw_factors(*a.update, a.settings, a.weight_decay);
+  }
+  __syncthreads();
+  if (skip) return;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * W;
+  float highest = 0;
+  if (i < a.count) highest = adamw_elements<T, W>(a, shared, i);
+  if (a.amax != nullptr) raise<kThreads>(a.amax, highest);
 }
 
 }  // namespace

@@ -104,6 +104,26 @@ __device__ __forceinline__ float lanes_max(float x) {
   return x;
 }
 
+// The larger magnitude; NaN if either is.
+__device__ __forceinline__ float magnitude(float highest, float x) {
+  const uint32_t a = __float_as_uint(highest), b = __float_as_uint(x) & 0x7FFFFFFFu;
+  return __uint_as_float(a > b ? a : b);
+}
+
+// Non-negative floats are ordered as their bits; NaN stands above all, and stays. The order in
+// which blocks come does not matter.
+template <int kThreads>
+__device__ void raise(float* highest, float own) {
+  __shared__ uint32_t shared[kThreads / kWarp];
+  const uint32_t bits = __reduce_max_sync(kAllLanes, __float_as_uint(own));
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = bits;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  uint32_t most = 0;
+  for (int w = 0; w < kThreads / kWarp; ++w) most = most > shared[w] ? most : shared[w];
+  atomicMax(reinterpret_cast<uint32_t*>(highest), most);
+}
+
 inline int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
