@@ -84,10 +84,10 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef,
 at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool) {
   not_in_a_capture("a copy");
   if (from.is_cpu()) {  // taken before it returns, as from pageable memory
-    submit([to = alias(to), from = from.clone()] { to.copy_(from); });
+    submit([to = host_alias(to), from = from.clone()] { to.copy_(from); });
     return to;
   }
-  submit([to = to.is_cpu() ? to : alias(to), from = alias(from)] { to.copy_(from); });
+  submit([to = to.is_cpu() ? to : host_alias(to), from = host_alias(from)] { to.copy_(from); });
   if (to.is_cpu()) {
     ++state().counts.waits;
     flush();
@@ -96,7 +96,7 @@ at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool) {
 }
 
 at::Tensor& fill(at::Tensor& tensor, const at::Scalar& value) {
-  submit([to = alias(tensor), value] { to.fill_(value); });
+  submit([to = host_alias(tensor), value] { to.fill_(value); });
   return tensor;
 }
 at::Tensor& zero(at::Tensor& tensor) {
@@ -150,7 +150,7 @@ void not_in_a_capture(const char* what) {
   TORCH_CHECK(!s.capturing, what, " while a graph is captured");
 }
 
-at::Tensor alias(const at::Tensor& tensor) {
+at::Tensor host_alias(const at::Tensor& tensor) {
   if (!tensor.defined()) return {};
   TRAIN_SFT_CHECK(tensor.device() == kDevice, "a tensor on {} given to the fake device",
                   tensor.device().str());

@@ -45,7 +45,7 @@ void wait_for(uint64_t done);
 void not_in_a_capture(const char* what);
 // The same bytes as a CPU tensor, for queued work: where they are now, whatever becomes of the
 // view.
-at::Tensor alias(const at::Tensor& tensor);
+at::Tensor host_alias(const at::Tensor& tensor);
 
 ops::DeviceTable table();
 void release_scratch();  // of its kernels

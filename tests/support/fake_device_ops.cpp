@@ -53,7 +53,7 @@ void need_scratch(int64_t bytes) {
 // Queues f on host aliases of the tensors.
 template <typename F, typename... Tensors>
 void queue(F f, const Tensors&... tensors) {
-  submit([f, ... t = alias(tensors)] { f(t...); });
+  submit([f, ... t = host_alias(tensors)] { f(t...); });
 }
 
 void add_device_entries(ops::DeviceTable& t) {
