@@ -5,9 +5,13 @@
 #include <utility>
 
 #include "config/trained_parameters.h"
+#include "train_sft/base/error.h"
 
 namespace train_sft {
 namespace {
+
+// Sizes of models may come from foreign files: offsets, in bytes too, must not overflow.
+constexpr int64_t kMostParameters = int64_t{1} << 60;
 
 class LayoutBuilder {
  public:
@@ -40,12 +44,16 @@ class LayoutBuilder {
     info.name = name;
     info.offset = layout_.total;
     info.numel = 1;
-    for (int64_t extent : shape) info.numel *= extent;
+    bool fits = true;
+    for (int64_t extent : shape)
+      fits = fits && !__builtin_mul_overflow(info.numel, extent, &info.numel);
     info.decay = shape.size() >= 2;
     info.layer = layer_;
     info.group = group_;
     info.adapter = adapter_;
     info.shape = std::move(shape);
+    if (!fits || info.numel > kMostParameters - layout_.total)
+      throw UsageError("{}: with it the model has more than 2^60 parameters", name);
     layout_.total += info.numel;
     layout_.parameters.push_back(std::move(info));
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "train_sft/base/error.h"
+#include "train_sft/config/parameter_layout.h"
 
 namespace train_sft {
 namespace {
@@ -29,6 +30,17 @@ ModelConfig small(Family family) {
   config.vocab_size = 100;
   config.block_size = 32;
   return config;
+}
+
+// Every size is in order, the offset of the last matrix is none.
+TEST(ParameterLayoutTest, RefusesMoreParametersThanOffsets) {
+  for (const Family family : {Family::gpt2, Family::llama}) {
+    ModelConfig config = small(family);
+    config.n_embd = config.ffn_hidden = int64_t{1} << 30;
+    validate(config);
+    EXPECT_THAT(error_of<UsageError>([&] { parameter_layout(config); }),
+                HasSubstr("more than 2^60 parameters"));
+  }
 }
 
 TEST(ModelConfigTest, FeedForwardDefaultsByFamily) {
