@@ -15,17 +15,15 @@ one process that does all the ranks' rows with all their threads: what the proce
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
 import socket
 import statistics
+import sys
 import tempfile
 import time
-
-import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from compare_cpu import run as measured, summary
 
@@ -46,7 +44,10 @@ def arguments():
     return args
 
 
+# In processes of their own alone: a program that is started counts what its starter has resident as its own peak.
 def all_reduces(rank, procs, port, found):
+    import torch
+    import torch.distributed as dist
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=procs)
     values = torch.zeros(1 << 24)
@@ -66,9 +67,15 @@ def link_gbps(procs):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     found = context.SimpleQueue()
-    torch.multiprocessing.spawn(all_reduces, (procs, port, found), nprocs=procs)
+    team = [context.Process(target=all_reduces, args=(rank, procs, port, found)) for rank in range(procs)]
+    for process in team:
+        process.start()
+    for process in team:
+        process.join()
+        if process.exitcode != 0:
+            sys.exit(f"an all-reduce between {procs} processes failed")
     return 2 * (procs - 1) / procs * (4 << 24) * 8 / found.get() / 1e9
 
 
@@ -83,6 +90,12 @@ def configurations(args):
                  "--block_size", 512, "--batch_size", 4, "--max_iters", 6]
         yield "SmolLM2-135M, packed rows of 512", tuned
         yield "SmolLM2-135M, the same with LoRA", [*tuned, "--lora_rank", 16]
+
+
+def tensor_bytes(path):
+    """What is stored beside the header: 8 bytes with its length, and the header."""
+    with open(path, "rb") as file:
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
 
 
 class Run:
@@ -114,7 +127,7 @@ class Run:
         link = ["--link_gbps", found["link_gbps"]] if found else []
         plan = json.loads(self.start("plan", *common, *own, *link, "--json")[0])
         step_ms, peak, waited = self.train(*common, *own)
-        stored = sum(path.stat().st_size for path in (self.folder / "out" / "latest").glob("model*.safetensors"))
+        stored = sum(tensor_bytes(path) for path in (self.folder / "out" / "latest").glob("*model*.safetensors"))
         found |= {"step_ms": (plan["step_ms"], step_ms), "checkpoint_bytes": (plan["checkpoint_bytes"], stored), "data_wait": waited}
         if self.args.procs == 1:  # else the peak is that of the process that starts the others
             found["memory_bytes"] = (plan["memory_bytes"]["total"], peak)
