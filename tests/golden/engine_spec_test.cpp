@@ -169,6 +169,58 @@ TEST_P(EngineSpecTest, BFloat16AsCloseToFloat64AsPyTorchInBFloat16) {
   EXPECT_LE(relative_l2(engine.logits(batch), logits), relative_l2(rounded.logits(batch), logits));
 }
 
+// As loops do that know rows of one length alone: every document filled up with a token behind it.
+Batch padded(const Batch& batch, int32_t filler) {
+  Batch result;
+  result.cu_seqlens = {0};
+  result.example_ids = batch.example_ids;
+  result.weights = batch.weights;
+  result.max_seqlen = batch.max_seqlen;
+  result.rows = batch.rows;
+  for (size_t d = 0; d < batch.example_ids.size(); ++d) {
+    const int32_t first = batch.cu_seqlens[d], end = batch.cu_seqlens[d + 1];
+    const auto start = static_cast<int32_t>(result.tokens.size());
+    for (const int32_t n : batch.learned)
+      if (n >= first && n < end) result.learned.push_back(start + n - first);
+    for (int32_t t = 0; t < batch.max_seqlen; ++t) {
+      const bool real = first + t < end;
+      const auto n = static_cast<size_t>(first + t);
+      result.tokens.push_back(real ? batch.tokens[n] : filler);
+      result.targets.push_back(real ? batch.targets[n] : kNoTarget);
+      result.positions.push_back(t);
+    }
+    result.cu_seqlens.push_back(static_cast<int32_t>(result.tokens.size()));
+  }
+  return result;
+}
+
+class EvaluationTest : public testing::TestWithParam<samples::NamedConfig> {};
+
+TEST_P(EvaluationTest, PaddedPackedAndOneAtATimeHaveTheSameTotal) {
+  Parameters parameters(GetParam().config, at::kFloat, at::kFloat, /*with_gradients=*/false);
+  samples::randomise(parameters, 6);
+  for (const bool weights : {false, true}) {
+    samples::BatchOptions options;
+    options.weights = weights;
+    const Batch batch = samples::batch(GetParam().config, options);
+    const Batch filled = padded(batch, 3);
+    ASSERT_GT(filled.size(), 2 * batch.size());
+    ASSERT_EQ(filled.learned.size(), batch.learned.size());
+    const c10::NoGradGuard no_gradients;
+    const double expected = spec::Model(parameters, at::kFloat).loss(filled).item<double>();
+    Engine engine(parameters, {});
+    EXPECT_NEAR(engine.evaluate(batch).loss / expected, 1.0, 1e-5);
+    EXPECT_NEAR(engine.evaluate(filled).loss / expected, 1.0, 1e-5);
+    double one_at_a_time = 0;
+    for (int64_t d = 0; d < batch.documents(); ++d)
+      one_at_a_time += engine.evaluate(samples::documents(batch, d, d + 1)).loss;
+    EXPECT_NEAR(one_at_a_time / expected, 1.0, 1e-5);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EvaluationTest, testing::ValuesIn(samples::configs()),
+                         testing::PrintToStringParamName());
+
 INSTANTIATE_TEST_SUITE_P(Models, EngineSpecTest, testing::ValuesIn(cases()),
                          [](const testing::TestParamInfo<Case>& info) {
                            return info.param.model.name +
