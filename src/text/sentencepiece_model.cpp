@@ -109,6 +109,9 @@ SentencepieceModel::Piece parse_piece(const Field& message, const std::string& w
       piece.type = static_cast<SentencepieceModel::PieceType>(field.value);
     }
   }
+  // Its own reader ends the process on one.
+  if (piece.text.find('\0') != std::string::npos)
+    throw DataError("{}: a piece holds a null character", where);
   return piece;
 }
 
