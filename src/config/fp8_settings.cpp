@@ -75,8 +75,7 @@ void validate_fp8(const Settings& settings) {
   // A resume has the checkpoint's precision unless it says another.
   const bool is_fp8 =
       config.precision == "fp8" || (!settings.given("precision") && !config.resume.empty());
-  for (const char* name : {"fp8_gradients", "fp8_scaling", "fp8_history", "fp8_margin",
-                           "fp8_weight_gradient", "fp8_bf16"})
+  for (const char* name : kFp8Options)
     if (settings.given(name) && !is_fp8)
       throw UsageError("{}: precision is {}; add --precision fp8, or leave it out", name,
                        config.precision);

@@ -61,8 +61,7 @@ void require_devices_of_their_own(Collective& all, const c10::Device& device) {
       if (of_rank[a] == of_rank[b])
         throw UsageError(
             "ranks {} and {} are both on {} of one machine; start one process a GPU (--gpus N "
-            "does), "
-            "or give --device cpu",
+            "does), or give --device cpu",
             a, b, device.str());
 }
 
@@ -91,8 +90,7 @@ ops::ChosenDevice device_of_rank(const Run& run) {
   if (asked.starts_with("cuda:"))
     throw UsageError(
         "device: {} is one GPU, and there are {} processes; --device cuda gives each the one of "
-        "its "
-        "local rank (CUDA_VISIBLE_DEVICES says which there are)",
+        "its local rank (CUDA_VISIBLE_DEVICES says which there are)",
         asked, place.world_size);
   if (run.on_cpus && asked == "auto" && search.shows_gpu)
     return {.said = "computing on the CPU, as --procs asks; --gpus N computes on N GPUs"};

@@ -1,10 +1,13 @@
 #include "train/resume_settings.h"
 
+#include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/log.h"
+#include "train_sft/config/fp8_settings.h"
 
 namespace train_sft {
 namespace {
@@ -63,9 +66,6 @@ const Names kModelOptions = {"family",    "n_layer",    "n_head",       "n_kv_he
                              "n_embd",    "head_size",  "ffn_hidden",   "tie_embeddings",
                              "qkv_bias",  "qk_norm",    "norm_eps",     "rope_theta",
                              "lora_rank", "lora_alpha", "lora_targets", "freeze"};
-// Scales in the checkpoint are of these.
-const Names kFp8Options = {"fp8_gradients", "fp8_scaling",         "fp8_history",
-                           "fp8_margin",    "fp8_weight_gradient", "fp8_bf16"};
 
 constexpr const char* kCommandLine = "command line";
 constexpr std::string_view kRecordedPrefix = "checkpoint (";
@@ -136,7 +136,7 @@ void refuse_change(const Settings& given, const Settings& recorded, const std::s
         "optimizer: is {} now and was {} when the checkpoint was made, whose state it holds; leave "
         "it out, or use --fresh_schedule to start again from the weights",
         now, then);
-  if (kFp8Options.contains(name))
+  if (std::find(std::begin(kFp8Options), std::end(kFp8Options), name) != std::end(kFp8Options))
     throw UsageError(
         "{}: is {} now and was {} when the checkpoint was made, whose 8-bit scales go on; leave it "
         "out, or use --fresh_schedule to start again from the weights",

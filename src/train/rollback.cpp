@@ -53,15 +53,12 @@ bool roll_back(Loop& loop) {
     return false;
   }
   const int64_t diverged_at = run.state.step;
-  const int64_t micro_rows = run.state.micro_rows, arena_limit = run.state.arena_limit;
-  const int64_t loss_scratch = run.state.loss_scratch;
+  const TrainState now = run.state;
   together(run.collective, "going back: loading", [&] {
     run.state = load_training(checkpoint, *run.parameters, *run.optimizer);
     load_fp8_state(checkpoint, *run.engine);
   });
-  run.state.micro_rows = micro_rows;  // of this machine
-  run.state.arena_limit = arena_limit;
-  run.state.loss_scratch = loss_scratch;
+  keep_memory_choices(run.state, now);
   run.state.rollbacks = rollbacks;
   run.state.lr_scale = std::pow(kLowerBy, static_cast<double>(rollbacks));
   log::warning(

@@ -209,9 +209,7 @@ void restore(Run& run) {
       run.state.tokenizer_fingerprint = now.tokenizer_fingerprint;
       run.state.threads = now.threads;
       run.state.processes = now.processes;
-      run.state.micro_rows = now.micro_rows;
-      run.state.arena_limit = now.arena_limit;
-      run.state.loss_scratch = now.loss_scratch;
+      keep_memory_choices(run.state, now);
       check_same_data(run, recorded_rows);
       if (run.start.kind == StartKind::extend) {  // a new schedule, a new chance
         run.state.lr_scale = 1;

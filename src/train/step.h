@@ -33,7 +33,7 @@ StepOutcome step_outcome_from_json(const Json& json);
 // weights are those after the step.
 StepOutcome take_step(Run& run, bool may_begin_next = false);
 
-// Before the weights are replaced by others: what is in flight is not waited for.
+// Before the weights are replaced by others: waits for what is in flight and drops its result.
 void forget_step_in_flight(Run& run);
 
 }  // namespace train_sft

@@ -36,6 +36,12 @@ std::vector<StepLimits> limits_from(const std::vector<double>& flat, const std::
 
 }  // namespace
 
+void keep_memory_choices(TrainState& loaded, const TrainState& now) {
+  loaded.micro_rows = now.micro_rows;
+  loaded.arena_limit = now.arena_limit;
+  loaded.loss_scratch = now.loss_scratch;
+}
+
 Json to_json(const TrainState& state) {
   return {{"step", state.step},
           {"data_step", state.data_step},

@@ -96,6 +96,23 @@ def wait_for_step(out_dir, step, processes, timeout=120):
     raise AssertionError(f"no step {step} in {timeout} s")
 
 
+def stopped_at_counts(cwd, out_dir, first, stages, rank_of=lambda count: 0):
+    """A run begun with the words `first` that is stopped and goes on with other numbers of processes. Of each stage the
+    processes, the step they are stopped after by a SIGTERM to one, and more words. Returns the words to go on with."""
+    words = first
+    for count, until, *more in stages:
+        processes = Processes(count, *words, *more, cwd=cwd)
+        try:
+            wait_for_step(cwd / out_dir, until, processes)
+            processes.signal(rank_of(count), signal.SIGTERM)
+            ended = processes.end()
+        finally:
+            processes.kill_all()
+        assert {code for code, _ in ended.values()} == {143}, ended
+        words = ("--resume", "auto", "--out_dir", out_dir)
+    return words
+
+
 COMPARED = ("loss", "grad_norm", "val_loss")
 COUNTED = ("tokens", "examples", "epoch", "lr", "skipped")
 

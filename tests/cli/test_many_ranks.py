@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from conftest import metrics, read_jsonl, write_jsonl
-from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
+from ranks import Processes, assert_same_steps, stopped_at_counts, train, wait_for_step, write_words
 
 MODEL = ("--n_layer", 2, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1)
 STEPS = ("--max_iters", 50, "--eval_interval", 10, "--log_interval", 1, "--learning_rate", "1e-3", "--log_examples")
@@ -107,17 +107,7 @@ def test_a_run_goes_on_with_fewer_and_more_processes(data):
     own = ("--block_size", 64, "--batch_size", 2, "--save_interval", 5)
     train(1, *arguments("chat", own, "whole", "--gpus", 4), cwd=data)
     first = arguments("chat", own, "cut")
-    for count, until in ((4, 8), (2, 20), (1, 30)):
-        processes = Processes(count, *first, cwd=data)
-        try:
-            wait_for_step(data / "cut", until, processes)
-            processes.signal(0, signal.SIGTERM)
-            ended = processes.end()
-        finally:
-            processes.kill_all()
-        assert {code for code, _ in ended.values()} == {143}, ended
-        first = ("--resume", "auto", "--out_dir", "cut")
-    train(4, *first, cwd=data)
+    train(4, *stopped_at_counts(data, "cut", first, ((4, 8), (2, 20), (1, 30))), cwd=data)
     assert_same_steps(metrics(data / "whole"), metrics(data / "cut"), 1e-5)
     assert read_jsonl(data / "whole" / "examples.jsonl") == read_jsonl(data / "cut" / "examples.jsonl")
 

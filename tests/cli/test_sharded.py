@@ -7,11 +7,12 @@ import signal
 import pytest
 
 from conftest import metrics, run
-from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
+from ranks import Processes, assert_same_steps, stopped_at_counts, train, wait_for_step, write_words
 
 SETTINGS = ("--data", "text.txt", "--n_layer", 3, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1,
             "--block_size", 32, "--batch_size", 1, "--grad_accum", 1, "--gpus", 4, "--max_iters", 40, "--eval_interval", 20,
             "--log_interval", 1, "--learning_rate", "1e-3", "--dropout", 0.1)
+MOVES = ((4, 7), (2, 17), (1, 25, "--shard", "none"))  # processes, the step they are stopped after, more words
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +47,8 @@ def test_shared_masters_go_on_at_any_count_and_unshared(folder):
     bf16 = (*SETTINGS, "--precision", "bf16")
     train(1, *bf16, "--out_dir", "one_bf16", cwd=folder)
     first = (*bf16, "--shard", "optimizer", "--save_interval", 5, "--out_dir", "moved_bf16")
-    for count, until, more in ((4, 7, ()), (2, 17, ()), (1, 25, ("--shard", "none"))):
-        processes = Processes(count, *first, *more, cwd=folder)
-        try:
-            wait_for_step(folder / "moved_bf16", until, processes)
-            processes.signal(0, signal.SIGTERM)
-            ended = processes.end()
-        finally:
-            processes.kill_all()
-        assert {code for code, _ in ended.values()} == {143}, ended
-        first = ("--resume", "auto", "--out_dir", "moved_bf16")
-    train(4, *first, "--shard", "optimizer", cwd=folder)
+    resumed = stopped_at_counts(folder, "moved_bf16", first, MOVES)
+    train(4, *resumed, "--shard", "optimizer", cwd=folder)
     assert_same_steps(metrics(folder / "one_bf16"), metrics(folder / "moved_bf16"), 1e-4, grad_norm=1e-3)
 
 
@@ -85,18 +77,9 @@ def test_muon_updates_whole_matrices_of_its_part(folder):
 
 def test_a_sharded_run_goes_on_at_any_count_and_unsharded(folder):
     first = (*SETTINGS, "--shard", "optimizer", "--save_interval", 5, "--out_dir", "moved")
-    for count, until, more in ((4, 7, ()), (2, 17, ()), (1, 25, ("--shard", "none"))):
-        processes = Processes(count, *first, *more, cwd=folder)
-        try:
-            wait_for_step(folder / "moved", until, processes)
-            processes.signal(count - 1, signal.SIGTERM)
-            ended = processes.end()
-        finally:
-            processes.kill_all()
-        assert {code for code, _ in ended.values()} == {143}, ended
-        first = ("--resume", "auto", "--out_dir", "moved")
+    resumed = stopped_at_counts(folder, "moved", first, MOVES, rank_of=lambda count: count - 1)
     assert not any(name.startswith("optimizer-") for name in files_of(folder / "moved" / "latest"))
-    train(4, *first, "--shard", "optimizer", cwd=folder)
+    train(4, *resumed, "--shard", "optimizer", cwd=folder)
     assert_same_steps(metrics(folder / "one"), metrics(folder / "moved"), 1e-5)
     run("train_sft", "generate", "--checkpoint", "moved/latest", "--prompt", "the", "--max_new_tokens", 4, cwd=folder)
 

@@ -20,8 +20,12 @@ struct Bf16Linears {
   bool has(int64_t block, int64_t n_layer, BlockLinear kind) const;
 };
 
-// fp8_bf16 as it is given; the first and the last block when it is not. Throws UsageError naming the word, also for a block the model does not
-// have; n_layer 0: not known yet.
+// The options that precision fp8 alone has.
+inline constexpr const char* kFp8Options[] = {"fp8_gradients", "fp8_scaling",         "fp8_history",
+                                              "fp8_margin",    "fp8_weight_gradient", "fp8_bf16"};
+
+// fp8_bf16 as it is given; the first and the last block when it is not. Throws UsageError naming
+// the word, also for a block the model does not have; n_layer 0: not known yet.
 Bf16Linears bf16_linears(const TrainConfig& config, int64_t n_layer);
 // Steps whose largest magnitudes set a scale; 1 with fp8_scaling current.
 int64_t fp8_history(const TrainConfig& config);

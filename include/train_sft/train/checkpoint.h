@@ -55,10 +55,12 @@ struct TrainState {
   std::string precision;  // choices decided once and kept
   int64_t threads = 0;
   int64_t processes = 1;
-  int64_t micro_rows = 0;   // rows computed at once; 0: made before this was recorded
-  int64_t arena_limit = 0;  // bytes that the activations may take
+  int64_t micro_rows = 0;    // rows computed at once; 0: made before this was recorded
+  int64_t arena_limit = 0;   // bytes that the activations may take
   int64_t loss_scratch = 0;  // on a device: EngineOptions::loss_scratch
 };
+// What was decided by the memory there is: a loaded state goes on with that of the process.
+void keep_memory_choices(TrainState& loaded, const TrainState& now);
 Json to_json(const TrainState& state);
 TrainState train_state_from_json(const Json& json, const std::string& where);
 
