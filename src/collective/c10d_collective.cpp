@@ -125,6 +125,19 @@ std::unique_ptr<Collective::Pending> C10dCollective::all_reduce(const at::Tensor
                  [&] { return std::vector{backend_of(values).allreduce(tensors, options)}; });
 }
 
+// As integers: floats of one sign have their order, and NaN, which libraries lose or keep as they
+// like, comes after infinity.
+std::unique_ptr<Collective::Pending> C10dCollective::all_reduce_max(const at::Tensor& values,
+                                                                    const char* name) {
+  TRAIN_SFT_CHECK(values.scalar_type() == at::kFloat, "the largest of what is not float");
+  c10d::AllreduceOptions options;
+  options.reduceOp = c10d::ReduceOp::MAX;
+  options.timeout = kDay;
+  std::vector<at::Tensor> tensors{values.view(at::kInt)};
+  return pending(name, values,
+                 [&] { return std::vector{backend_of(values).allreduce(tensors, options)}; });
+}
+
 // One reduction a part, to its owner: parts need not be equal, and nothing is copied.
 std::unique_ptr<Collective::Pending> C10dCollective::reduce_scatter(const at::Tensor& flat,
                                                                     const ShardLimits& limits,

@@ -33,6 +33,7 @@ class C10dCollective final : public Collective {
   void connect_devices(const Connect& connect) override;
 
   std::unique_ptr<Pending> all_reduce(const at::Tensor& values, const char* name) override;
+  std::unique_ptr<Pending> all_reduce_max(const at::Tensor& values, const char* name) override;
   std::unique_ptr<Pending> reduce_scatter(const at::Tensor& flat, const ShardLimits& limits,
                                           const char* name) override;
   std::unique_ptr<Pending> all_gather(const at::Tensor& flat, const ShardLimits& limits,

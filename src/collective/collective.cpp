@@ -18,6 +18,9 @@ class SingleProcess final : public Collective {
   std::unique_ptr<Pending> all_reduce(const at::Tensor&, const char*) override {
     return std::make_unique<Done>();
   }
+  std::unique_ptr<Pending> all_reduce_max(const at::Tensor&, const char*) override {
+    return std::make_unique<Done>();
+  }
   std::unique_ptr<Pending> reduce_scatter(const at::Tensor&, const ShardLimits&,
                                           const char*) override {
     return std::make_unique<Done>();

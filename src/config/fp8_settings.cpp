@@ -8,6 +8,7 @@
 
 #include "config/trained_parameters.h"
 #include "train_sft/base/error.h"
+#include "train_sft/config/parameter_layout.h"
 
 namespace train_sft {
 namespace {
@@ -63,6 +64,23 @@ Bf16Linears bf16_linears(const TrainConfig& config, int64_t n_layer) {
         "fp8_bf16: '{}' is not valid, expected what stays in bfloat16, or none by itself",
         fmt::join(words, ","));
   return kept;
+}
+
+std::vector<Fp8Linear> fp8_linears(const ModelConfig& model, const Bf16Linears& bf16) {
+  constexpr int64_t kRow = 16;
+  constexpr BlockLinear kinds[] = {BlockLinear::qkv, BlockLinear::proj, BlockLinear::up,
+                                   BlockLinear::down};  // as linear_modules() has them
+  std::vector<Fp8Linear> linears;
+  for (int64_t block = 0; block < model.n_layer; ++block) {
+    const auto groups = linear_modules(model, block);
+    for (size_t i = 0; i < groups.size(); ++i) {
+      Fp8Linear linear{block, kinds[i], groups[i].front().in, 0};
+      for (const LinearModule& module : groups[i]) linear.out += module.out;
+      const bool fits = linear.in % kRow == 0 && linear.out % kRow == 0;
+      if (fits && !bf16.has(block, model.n_layer, linear.kind)) linears.push_back(linear);
+    }
+  }
+  return linears;
 }
 
 int64_t fp8_history(const TrainConfig& config) {

@@ -126,7 +126,7 @@ struct Engine::State {
       if (o.graphs) graphs = std::make_unique<GraphCache>(device);
     }
     if (o.fp8.on) {
-      const std::vector<at::Tensor> numbered = number_fp8(weights, o.fp8.bf16);
+      const std::vector<at::Tensor> numbered = number_fp8(weights, fp8_linears(config, o.fp8.bf16));
       if (!numbered.empty() && training) fp8 = std::make_unique<Fp8Linears>(numbered, o.fp8);
     }
     const int64_t most = device == nullptr ? o.max_tokens : (o.max_tokens + 15) / 16 * 16;
@@ -452,6 +452,10 @@ void Engine::end_step(bool weights_known) {
 
 std::vector<WeightAmax> Engine::weight_amax() const {
   return state_->fp8 ? state_->fp8->weight_amax() : std::vector<WeightAmax>();
+}
+
+at::Tensor Engine::fp8_amax() const {
+  return state_->fp8 ? state_->fp8->amax() : at::Tensor();
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Engine::fp8_state() const {

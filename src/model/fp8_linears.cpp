@@ -20,23 +20,27 @@ std::vector<ops::Fp8Format> formats_of_values(int64_t count, const Fp8Options& o
   return formats;
 }
 
+LinearWeights& linear_of(LayerWeights& layer, BlockLinear kind) {
+  switch (kind) {
+    case BlockLinear::qkv:
+      return layer.qkv;
+    case BlockLinear::proj:
+      return layer.proj;
+    case BlockLinear::up:
+      return layer.up;
+    default:
+      return layer.down;
+  }
+}
+
 }  // namespace
 
-std::vector<at::Tensor> number_fp8(ModelWeights& weights, const Bf16Linears& bf16) {
-  const auto n_layer = static_cast<int64_t>(weights.layers.size());
+std::vector<at::Tensor> number_fp8(ModelWeights& weights, const std::vector<Fp8Linear>& linears) {
   std::vector<at::Tensor> numbered;
-  for (int64_t l = 0; l < n_layer; ++l) {
-    LayerWeights& w = weights.layers[static_cast<size_t>(l)];
-    const std::pair<BlockLinear, LinearWeights*> linears[] = {{BlockLinear::qkv, &w.qkv},
-                                                              {BlockLinear::proj, &w.proj},
-                                                              {BlockLinear::up, &w.up},
-                                                              {BlockLinear::down, &w.down}};
-    for (const auto& [kind, linear] : linears)
-      if (!bf16.has(l, n_layer, kind) && linear->weight.size(0) % 16 == 0 &&
-          linear->weight.size(1) % 16 == 0) {
-        linear->fp8 = static_cast<int64_t>(numbered.size());
-        numbered.push_back(linear->weight);
-      }
+  for (const Fp8Linear& linear : linears) {
+    LinearWeights& of = linear_of(weights.layers[static_cast<size_t>(linear.block)], linear.kind);
+    of.fp8 = static_cast<int64_t>(numbered.size());
+    numbered.push_back(of.weight);
   }
   return numbered;
 }
@@ -48,7 +52,7 @@ Fp8Scales::Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t steps, 
   const auto count = static_cast<int64_t>(formats.size());
   const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
   history = at::zeros({count, steps}, options);
-  amax_ = at::zeros({count}, options);
+  amax = at::zeros({count}, options);
   scale = at::full({count}, 1.0, options);
   scale_inverse_ = at::full({count}, 1.0, options);
   at::Tensor largest = at::empty({count}, at::kFloat);
@@ -56,7 +60,7 @@ Fp8Scales::Fp8Scales(const std::vector<ops::Fp8Format>& formats, int64_t steps, 
     largest.mutable_data_ptr<float>()[i] = ops::fp8_largest(formats[static_cast<size_t>(i)]);
   largest_ = at::empty({count}, options).copy_(largest);
   for (int64_t i = 0; i < count; ++i)
-    slots_.push_back({history.narrow(0, i, 1), amax_.narrow(0, i, 1), scale.narrow(0, i, 1),
+    slots_.push_back({history.narrow(0, i, 1), amax.narrow(0, i, 1), scale.narrow(0, i, 1),
                       scale_inverse_.narrow(0, i, 1), largest_.narrow(0, i, 1),
                       formats[static_cast<size_t>(i)]});
 }
@@ -72,7 +76,12 @@ void Fp8Scales::update(const Slot& slot) const {
 }
 
 void Fp8Scales::update_all() const {
-  ops::fp8_update_scales(history, amax_, scale, scale_inverse_, largest_, margin_);
+  ops::fp8_update_scales(history, amax, scale, scale_inverse_, largest_, margin_);
+}
+
+void Fp8Scales::take_scales_of(const Fp8Scales& other) const {
+  scale.copy_(other.scale);
+  scale_inverse_.copy_(other.scale_inverse_);
 }
 
 void Fp8Scales::restored() const {
@@ -80,13 +89,15 @@ void Fp8Scales::restored() const {
   float* values = host.mutable_data_ptr<float>();
   for (int64_t i = 0; i < host.numel(); ++i) values[i] = 1 / values[i];
   scale_inverse_.copy_(host);
-  amax_.zero_();
+  amax.zero_();
 }
 
 Fp8Linears::Fp8Linears(const std::vector<at::Tensor>& weights, const Fp8Options& options)
     : options_(options),
       values_(formats_of_values(static_cast<int64_t>(weights.size()), options), options.history,
               options.margin, weights.front().device()),
+      found_(formats_of_values(static_cast<int64_t>(weights.size()), options), 1, options.margin,
+             weights.front().device()),
       weights_(std::vector(weights.size(), ops::Fp8Format::e4m3), 1, 0, weights.front().device()),
       scratch_(2) {
   const auto bytes = at::TensorOptions().dtype(at::kByte).device(weights.front().device());
@@ -129,22 +140,26 @@ at::Tensor Fp8Linears::room(size_t place, int64_t rows, int64_t columns) {
   return room.narrow(0, 0, rows * columns).view({rows, columns});
 }
 
-ops::Fp8Operand Fp8Linears::rounded(const at::Tensor& tensor, const Fp8Scales::Slot& slot,
-                                    bool transposed, size_t place) {
+void Fp8Linears::find_scale(size_t value, const at::Tensor& tensor) {
+  found_.find(found_.slot(value), tensor);
+}
+
+ops::Fp8Operand Fp8Linears::rounded(const at::Tensor& tensor, size_t value, bool transposed,
+                                    size_t place) {
   const int64_t rows = tensor.size(0), columns = tensor.size(1);
   const at::Tensor to = transposed ? room(place, columns, rows) : room(place, rows, columns);
-  // What was found just now must not reach into the next time.
-  const bool remembers = slot.history.size(1) > 1;
+  const auto& slot = finds_scales() ? found_.slot(value) : values_.slot(value);
   ops::fp8_quantize(transposed ? at::Tensor() : to, transposed ? to : at::Tensor(),
-                    remembers ? slot.amax : at::Tensor(), tensor, slot.scale, slot.format);
+                    remembers() ? values_.slot(value).amax : at::Tensor(), tensor, slot.scale,
+                    slot.format);
   return {to, slot.scale_inverse, slot.format};
 }
 
 void Fp8Linears::forward(const at::Tensor& out, const at::Tensor& input, const at::Tensor& weight,
                          const at::Tensor& bias, ops::WeightLayout layout, int64_t linear) {
-  if (finds_scales()) values_.find(input_slot(linear), input);
+  if (finds_scales()) find_scale(input_of(linear), input);
   if (!weights_are_rounded_) round_weight(linear, weight);
-  const ops::Fp8Operand x = rounded(input, input_slot(linear), false, 0);
+  const ops::Fp8Operand x = rounded(input, input_of(linear), false, 0);
   const ops::Fp8Operand w = weight_operand(linear, layout == ops::WeightLayout::in_out);
   ops::fp8_matmul(out, x, w, bias, false);
 }
@@ -153,8 +168,8 @@ void Fp8Linears::forward(const at::Tensor& out, const at::Tensor& input, const a
 // found here.
 void Fp8Linears::backward_input(const at::Tensor& grad_input, const at::Tensor& grad_out,
                                 ops::WeightLayout layout, int64_t linear) {
-  if (finds_scales()) values_.find(gradient_slot(linear), grad_out);
-  const ops::Fp8Operand dy = rounded(grad_out, gradient_slot(linear), false, 0);
+  if (finds_scales()) find_scale(gradient_of(linear), grad_out);
+  const ops::Fp8Operand dy = rounded(grad_out, gradient_of(linear), false, 0);
   const ops::Fp8Operand w = weight_operand(linear, layout == ops::WeightLayout::out_in);
   ops::fp8_matmul(grad_input, dy, w, {}, false);
 }
@@ -164,9 +179,9 @@ void Fp8Linears::backward_weight(const at::Tensor& grad_weight, const at::Tensor
                                  int64_t linear) {
   if (!options_.weight_gradient)
     return ops::linear_backward_weight(grad_weight, input, grad_out, layout);
-  if (finds_scales()) values_.find(gradient_slot(linear), grad_out);
-  const ops::Fp8Operand x = rounded(input, input_slot(linear), true, 0);
-  const ops::Fp8Operand dy = rounded(grad_out, gradient_slot(linear), true, 1);
+  if (finds_scales()) find_scale(gradient_of(linear), grad_out);
+  const ops::Fp8Operand x = rounded(input, input_of(linear), true, 0);
+  const ops::Fp8Operand dy = rounded(grad_out, gradient_of(linear), true, 1);
   if (layout == ops::WeightLayout::out_in)
     ops::fp8_matmul(grad_weight, dy, x, {}, true);
   else
@@ -174,7 +189,8 @@ void Fp8Linears::backward_weight(const at::Tensor& grad_weight, const at::Tensor
 }
 
 void Fp8Linears::end_step(bool weights_known) {
-  if (options_.history > 1) values_.update_all();
+  // With current scaling those of values_ never change: the next step does not depend on this one.
+  remembers() ? values_.update_all() : found_.take_scales_of(values_);
   calibrated_ = true;
   weights_are_rounded_ = false;
   weights_are_known_ = weights_known;
@@ -187,6 +203,7 @@ std::vector<std::pair<std::string, at::Tensor>> Fp8Linears::state() const {
 void Fp8Linears::restored() {
   values_.restored();
   weights_.restored();
+  found_.take_scales_of(values_);
   calibrated_ = true;
   weights_are_rounded_ = weights_are_known_ = false;
 }

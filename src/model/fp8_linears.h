@@ -2,6 +2,10 @@
 // e4m3, one scale a tensor. Scales of inputs and gradients follow the largest of their last steps
 // (delayed scaling, Micikevicius et al. 2022), those of weights are of the moment. Weights are
 // rounded once a step, as they lie and transposed by one read.
+//
+// What a step leaves in the state does not depend on how its micro-batches were shared out: of the
+// largest magnitudes only the largest counts, and scales that were found for the moment are kept
+// apart.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,19 +36,20 @@ class Fp8Scales {
   void find(const Slot& slot, const at::Tensor& tensor) const;
   void update(const Slot& slot) const;  // from its amax
   void update_all() const;
+  void take_scales_of(const Fp8Scales& other) const;  // of as many tensors
 
   at::Tensor history, scale;  // [S, H], [S]: the state
+  at::Tensor amax;            // [S]: what the step has met so far
   void restored() const;      // scale_inverse from scale
 
  private:
   double margin_;
-  at::Tensor amax_, scale_inverse_, largest_;
+  at::Tensor scale_inverse_, largest_;
   std::vector<Slot> slots_;
 };
 
-// Numbers the linear layers that have 8-bit operands, and gives their weights: those that are not
-// to stay in bfloat16, but for what the hardware cannot (rows of 16).
-std::vector<at::Tensor> number_fp8(ModelWeights& weights, const Bf16Linears& bf16);
+// Numbers the linear layers that have 8-bit operands, and gives their weights.
+std::vector<at::Tensor> number_fp8(ModelWeights& weights, const std::vector<Fp8Linear>& linears);
 
 class Fp8Linears {
  public:
@@ -65,6 +70,9 @@ class Fp8Linears {
   // The scales of the next step. The first step finds its scales as it goes. weights_known: the
   // update that follows finds the largest magnitudes of the new weights itself.
   void end_step(bool weights_known);
+  // [2 · linears] float: the largest magnitudes that end_step() makes scales of; several processes
+  // take the largest of all first. Undefined with current scaling, which remembers none.
+  at::Tensor amax() const { return remembers() ? values_.amax : at::Tensor(); }
   // What an update raises to the largest magnitude of a weight that it writes.
   std::vector<WeightAmax> weight_amax() const;
 
@@ -82,13 +90,10 @@ class Fp8Linears {
   int64_t moves() const { return moves_; }
 
  private:
-  bool finds_scales() const { return options_.history == 1 || !calibrated_; }
-  const Fp8Scales::Slot& input_slot(int64_t linear) const {
-    return values_.slot(static_cast<size_t>(2 * linear));
-  }
-  const Fp8Scales::Slot& gradient_slot(int64_t linear) const {
-    return values_.slot(static_cast<size_t>(2 * linear + 1));
-  }
+  bool remembers() const { return options_.history > 1; }
+  bool finds_scales() const { return !remembers() || !calibrated_; }
+  static size_t input_of(int64_t linear) { return static_cast<size_t>(2 * linear); }
+  static size_t gradient_of(int64_t linear) { return static_cast<size_t>(2 * linear + 1); }
   ops::Fp8Operand weight_operand(int64_t linear, bool turned) const {
     const RoundedWeight& weight = rounded_weights_[static_cast<size_t>(linear)];
     const Fp8Scales::Slot& slot = weights_.slot(static_cast<size_t>(linear));
@@ -96,11 +101,13 @@ class Fp8Linears {
   }
   void round_weight(int64_t linear, const at::Tensor& weight);
   at::Tensor room(size_t place, int64_t rows, int64_t columns);
-  ops::Fp8Operand rounded(const at::Tensor& tensor, const Fp8Scales::Slot& slot, bool transposed,
-                          size_t place);
+  // value: a slot of values_ and of found_.
+  void find_scale(size_t value, const at::Tensor& tensor);
+  ops::Fp8Operand rounded(const at::Tensor& tensor, size_t value, bool transposed, size_t place);
 
   Fp8Options options_;
   Fp8Scales values_;   // of each linear: its input, its gradient
+  Fp8Scales found_;    // of the same, of the moment: in the first step, or always
   Fp8Scales weights_;  // of each linear
   struct RoundedWeight {
     at::Tensor values, turned;  // uint8: as it lies, and transposed

@@ -53,8 +53,8 @@ double last_backward_ms(const PlanFacts& facts) {
 
 // A step's calls, as the run will make them.
 std::vector<StepCall> calls_of(const PlanFacts& facts, const ParameterLayout& layout) {
-  return step_calls(layout, facts.sharded(), facts.precision != "fp32",
-                    reduce_type(facts.config()));
+  return step_calls(layout, facts.sharded(), facts.precision != "fp32", reduce_type(facts.config()),
+                    amax_count(facts.model, facts.config(), facts.precision));
 }
 
 Json calls_json(const PlanFacts& facts) {

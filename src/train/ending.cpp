@@ -35,10 +35,11 @@ ExitCode exit_code(Ending ending, ExitCode stopped_with) {
   return ending == Ending::signal ? stopped_with : ExitCode::ok;
 }
 
+// 8-bit scales are the same on all ranks, and stored by one.
 CheckpointParts parts_of(Run& run) {
   TRAIN_SFT_CHECK(!run.in_flight, "step {} is being worked on", run.state.step + 1);
   return {run.parameters.get(), run.optimizer.get(),     &run.state,
-          run.tokenizer.get(),  run.chat_template.get(), run.engine.get()};
+          run.tokenizer.get(),  run.chat_template.get(), run.writes() ? run.engine.get() : nullptr};
 }
 
 // The same on every rank, also where each sees its part of the masters alone.

@@ -66,6 +66,7 @@ void GradientReduction::layer_done(int64_t layer) {
 
 void GradientReduction::start_rest() {
   while (started_.size() < ranges_.size()) start_next();
+  if (amax_.defined()) amax_started_ = collective_.all_reduce_max(amax_, kAmaxName);
 }
 
 void GradientReduction::take_over(const Range& range) {
@@ -88,6 +89,8 @@ void GradientReduction::wait() {
     if (rounded_.defined()) take_over(ranges_[i]);
   }
   started_.clear();
+  if (amax_started_) amax_started_->wait();
+  amax_started_.reset();
 }
 
 }  // namespace train_sft

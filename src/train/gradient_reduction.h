@@ -1,7 +1,7 @@
 // Adds up the gradients of all ranks, a range of layers as soon as its last backward has ended,
 // while the layers below are still computed. In bfloat16 each rank's sums are rounded before they
 // are sent, and the network's result is what all ranks go on with: half the bytes, the same bits
-// everywhere.
+// everywhere. Behind them goes what 8-bit scales are made of, of which all take the largest.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,9 @@ class GradientReduction {
   GradientReduction(Collective& collective, Parameters& parameters, ShardLimits limits = {},
                     at::ScalarType sent_in = at::kFloat);
 
+  // Engine::fp8_amax(); undefined: none.
+  void add_amax(const at::Tensor& amax) { amax_ = amax; }
+
   // Layers `layer` and above, and what stands on top of them, are final on this rank.
   void layer_done(int64_t layer);
   // Starts what is left. Every rank must come here once a step, whatever it has computed.
@@ -36,6 +39,7 @@ class GradientReduction {
   // Whether there is more than one, so that some can be on their way while layers are computed.
   bool can_overlap() const { return ranges_.size() > 1; }
 
+  static constexpr const char* kAmaxName = "8-bit scales";
   // In the order in which they become final. Gaps between parameters are reduced with them.
   struct Range {
     int64_t offset = 0, numel = 0;  // of the gradients
@@ -57,7 +61,9 @@ class GradientReduction {
   ShardLimits limits_;
   std::vector<Range> ranges_;
   at::Tensor rounded_;  // what is sent instead of the gradients; undefined: they are
-  std::vector<std::unique_ptr<Collective::Pending>> started_;
+  at::Tensor amax_;
+  std::vector<std::unique_ptr<Collective::Pending>> started_;  // of ranges_
+  std::unique_ptr<Collective::Pending> amax_started_;
 };
 
 }  // namespace train_sft

@@ -55,16 +55,9 @@ uint64_t device_workspace_bytes(const ModelConfig& model, const std::string& pre
 
 // 8-bit copies of weights, as they lie and transposed.
 uint64_t fp8_weight_bytes(const ModelConfig& model, const TrainConfig& config) {
-  const Bf16Linears bf16 = bf16_linears(config, model.n_layer);
-  constexpr BlockLinear kKinds[] = {BlockLinear::qkv, BlockLinear::proj, BlockLinear::up,
-                                    BlockLinear::down};  // as linear_modules() has them
   int64_t numel = 0;
-  for (int64_t l = 0; l < model.n_layer; ++l) {
-    const auto linears = linear_modules(model, l);
-    for (size_t i = 0; i < linears.size(); ++i)
-      if (!bf16.has(l, model.n_layer, kKinds[i]))
-        for (const LinearModule& module : linears[i]) numel += module.in * module.out;
-  }
+  for (const Fp8Linear& linear : fp8_linears(model, bf16_linears(config, model.n_layer)))
+    numel += linear.in * linear.out;
   return static_cast<uint64_t>(2 * numel);
 }
 

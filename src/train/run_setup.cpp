@@ -117,8 +117,6 @@ void check_device_settings(const Run& run) {
                      run.device.str());
   };
   if (run.config().optimizer == "muon") refuse("optimizer muon");
-  if (run.collective.size() > 1 && run.state.precision == "fp8")
-    refuse("precision fp8 with several processes");
 }
 
 // With --shard optimizer the part that is this process's; none: all of them.
@@ -176,6 +174,7 @@ void prepare_engine(Run& run, EngineOptions engine) {
   engine.recompute = parse_recompute(config.recompute);
   engine.fp8 = fp8_options(run);
   run.engine = std::make_unique<Engine>(*run.parameters, engine);
+  run.reduction->add_amax(run.engine->fp8_amax());
   if (engine.fp8.on && run.engine->fp8_state().empty())
     log::warning(
         "precision fp8: no linear layer of this model has 8-bit operands (fp8_bf16 {}; those of "

@@ -9,6 +9,7 @@ import signal
 import subprocess
 
 import pytest
+from safetensors import safe_open
 
 import conftest
 from conftest import as_json, environment, metrics, write_jsonl
@@ -78,8 +79,10 @@ def test_the_losses_are_those_of_cpus(folder, on_one):
     assert_same_steps(metrics(folder / "cpu"), on_one, 1e-4)
 
 
-@pytest.mark.parametrize("more", ((), ("--shard", "optimizer"), ("--shard", "optimizer", "--precision", "bf16")),
-                         ids=("whole", "sharded", "bf16"))
+@pytest.mark.parametrize("more", ((), ("--shard", "optimizer"), ("--shard", "optimizer", "--precision", "bf16"),
+                                  ("--precision", "fp8"), ("--shard", "optimizer", "--precision", "fp8"),
+                                  ("--precision", "fp8", "--fp8_scaling", "current")),
+                         ids=("whole", "sharded", "bf16", "fp8", "sharded_fp8", "current_fp8"))
 def test_a_resume_on_gpus_is_bit_for_bit(folder, more):
     name = "_".join(more[1::2]) or "plain"
     start(*TWO, *more, "--out_dir", f"uncut_{name}", cwd=folder)
@@ -183,3 +186,78 @@ def test_plan_counts_the_processes_that_a_start_has(folder):
     assert as_json(*plan, "--device", "cuda", "--gpus", 4, cwd=folder)["communication"]["ranks"] == 2
     assert as_json(*plan, "--device", "cpu", "--gpus", 4, cwd=folder)["communication"] is None
     assert as_json(*plan, "--procs", 2, "--gpus", 4, cwd=folder)["communication"]["ranks"] == 2
+
+
+EIGHT_BITS = ("--data", "uneven.jsonl", *SETTINGS[2:], "--precision", "fp8", "--n_layer", 4, "--fp8_history", 4, "--max_iters", 8,
+              "--eval_interval", -1, "--save_interval", 1, "--keep", 0, "--keep_optimizer", 9)
+ON_ONE = ("--device", "cuda:0", "--gpus", 2)
+ON_TWO = ("--device", "cuda", "--gpus", 2)
+
+
+def scales(out_dir, step):
+    """What the checkpoint of a step holds of 8-bit scales: each in one file, that of rank 0."""
+    checkpoint = out_dir / f"step_{step:08d}"
+    for path in checkpoint.glob("optimizer-*.safetensors"):
+        with safe_open(path, "pt") as part:
+            assert not [name for name in part.keys() if name.startswith("fp8/")], path
+    with safe_open(checkpoint / "optimizer.safetensors", "pt") as part:
+        return part.get_tensor("fp8/history"), part.get_tensor("fp8/scale")
+
+
+def assert_same_scales(a, b, step):
+    for ours, theirs in zip(scales(a, step), scales(b, step)):
+        assert ours.shape == theirs.shape and ours.gt(0).any()
+        assert ours.equal(theirs), f"step {step}\n{ours}\n{theirs}"
+
+
+def assert_near_weights(a, b, tolerance):
+    with safe_open(a / "latest" / "model.safetensors", "pt") as ours, \
+         safe_open(b / "latest" / "model.safetensors", "pt") as theirs:
+        for name in ours.keys():
+            x, y = ours.get_tensor(name).double(), theirs.get_tensor(name).double()
+            assert (x - y).norm() <= tolerance * x.norm(), (name, ((x - y).norm() / x.norm()).item())
+
+
+@pytest.fixture
+def eight_bits(folder):
+    """Runs with 8-bit products by one process and by two, whole and sharded, on rows whose gradients are of very
+    different sizes: each process alone would find other scales."""
+    if not (folder / "eight_one").exists():
+        write_jsonl(folder / "uneven.jsonl",
+                    [{"messages": [{"role": "user", "content": f"say {i}"},
+                                   {"role": "assistant", "content": "abcdefghijklmnopqrstuvwxyz"[i % 26] * (1 + i * i % 13),
+                                    "loss_weight": 10.0 ** (i % 5 - 2)}]} for i in range(101)])
+        start(*EIGHT_BITS, *ON_ONE, "--out_dir", "eight_one", cwd=folder)
+        start(*EIGHT_BITS, *ON_TWO, "--out_dir", "eight_two", cwd=folder)
+        start(*EIGHT_BITS, *ON_TWO, "--shard", "optimizer", "--out_dir", "eight_sharded", cwd=folder)
+    return {name: folder / f"eight_{name}" for name in ("one", "two", "sharded")}
+
+
+def test_eight_bit_scales_and_losses_of_two_processes_are_those_of_one(eight_bits):
+    """In the first step weights are the same bits, and so is all that is found in it; later sums have rounded
+    differently."""
+    one, two, sharded = eight_bits["one"], eight_bits["two"], eight_bits["sharded"]
+    begin, end = ((one / f"step_{step:08d}" / "model.safetensors").read_bytes() for step in (1, 8))
+    assert begin != end
+    assert_same_scales(one, two, 1)
+    assert_same_scales(one, sharded, 1)
+    for other in (two, sharded):
+        assert_same_steps(metrics(one), metrics(other), 1e-4, grad_norm=1e-3)
+        assert_near_weights(one, other, 1e-4)
+        for step in range(2, 9):
+            for ours, theirs in zip(scales(one, step), scales(other, step)):
+                assert (ours - theirs).abs().le(0.01 * ours).all(), (step, ours, theirs)
+
+
+@pytest.mark.parametrize("before, after, more", (("two", "one", ON_ONE), ("one", "two", ON_TWO), ("sharded", "one", ON_ONE),
+                                                 ("one", "sharded", (*ON_TWO, "--shard", "optimizer"))))
+def test_eight_bit_scales_go_on_with_another_number_of_processes(folder, eight_bits, before, after, more):
+    """A step from the same weights and scales finds the same, whoever computes it."""
+    uncut, moved = eight_bits[before], folder / f"eight_{before}_{after}"
+    shutil.copytree(uncut, moved, symlinks=True)
+    for step in (5, 6, 7, 8):
+        shutil.rmtree(moved / f"step_{step:08d}")
+    start("--resume", "auto", *more, "--out_dir", moved, cwd=folder)
+    assert_same_scales(uncut, moved, 4)
+    assert_same_scales(uncut, moved, 5)
+    assert_same_steps(metrics(uncut), metrics(moved), 1e-4, grad_norm=1e-3)

@@ -134,6 +134,18 @@ def test_run_4_on_four_machines(tmp_path):
     assert plan(*run, "--gpus", "8", "--probe_steps", "0", cwd=tmp_path)["communication"] is None
 
 
+def test_8_bit_scales_are_brought_together_behind_the_gradients(tmp_path):
+    model = ("--n_layer", 6, "--n_head", 4, "--n_embd", 64, "--vocab_size", 512, "--precision", "fp8",
+             "--dataset_tokens", "1e9", "--on", "h100x4")
+    calls = plan(*model, cwd=tmp_path)["communication"]["calls"]
+    # The input and the gradient of the four layers of four blocks, in float.
+    assert calls[-2:] == [{"call": "all_reduce_max", "name": "8-bit scales", "bytes": 2 * 4 * 4 * 4, "after": "backward"},
+                          {"call": "exchange", "name": "sums of the step", "bytes": 56, "after": "backward"}]
+    assert {call["name"] for call in calls[:-2]} == {"gradients"}
+    current = plan(*model, "--fp8_scaling", "current", cwd=tmp_path)["communication"]["calls"]
+    assert current == calls[:-2] + calls[-1:]
+
+
 def test_run_5_rows_do_not_overlap(tmp_path):
     folder = example("h100_1k", tmp_path)
     change_json(folder / "train_sft.json", **TINY_MODEL)

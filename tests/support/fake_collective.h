@@ -2,6 +2,8 @@
 // at the n-th call.
 #pragma once
 
+#include <ATen/ops/empty_like.h>
+
 #include <functional>
 #include <string>
 #include <vector>
@@ -28,14 +30,23 @@ class FakeCollective final : public Collective {
   // What another rank says in an exchange; default: the same.
   std::function<std::string(int rank, const std::string& name, const std::string& mine)> answer;
 
+  // Makes this rank's numbers, on the host, what all ranks' are together; false: as by default,
+  // when the others have the same.
+  std::function<bool(const std::string& name, const at::Tensor& values)> together;
+
+  void connect_devices(const Connect&) override {}
   std::unique_ptr<Pending> all_reduce(const at::Tensor& values, const char* name) override {
     record("all_reduce", name, values.nbytes());
-    return std::make_unique<Waited>([values, n = size()] { at::Tensor(values).mul_(n); });
+    return reduced(values, name, [n = size()](at::Tensor sums) { sums.mul_(n); });
+  }
+  std::unique_ptr<Pending> all_reduce_max(const at::Tensor& values, const char* name) override {
+    record("all_reduce_max", name, values.nbytes());
+    return reduced(values, name, [](const at::Tensor&) {});
   }
   std::unique_ptr<Pending> reduce_scatter(const at::Tensor& flat, const ShardLimits&,
                                           const char* name) override {
     record("reduce_scatter", name, flat.nbytes());
-    return std::make_unique<Waited>([flat, n = size()] { at::Tensor(flat).mul_(n); });
+    return reduced(flat, name, [n = size()](at::Tensor sums) { sums.mul_(n); });
   }
   std::unique_ptr<Pending> all_gather(const at::Tensor& flat, const ShardLimits&,
                                       const char* name) override {
@@ -67,6 +78,16 @@ class FakeCollective final : public Collective {
    private:
     std::function<void()> at_the_end_;
   };
+
+  std::unique_ptr<Pending> reduced(const at::Tensor& values, const std::string& name,
+                                   const std::function<void(at::Tensor)>& by_default) {
+    return std::make_unique<Waited>([=, this, to = values]() mutable {
+      at::Tensor host = to;
+      if (!to.is_cpu()) host = at::empty_like(to, at::TensorOptions(at::kCPU)).copy_(to);
+      if (!together || !together(name, host)) by_default(host);
+      if (!to.is_cpu()) to.copy_(host);
+    });
+  }
 
   static ProcessPlace place(int rank, int size) {
     ProcessPlace place;

@@ -95,7 +95,7 @@ void properties_of_fake(int, ops::DevicePlugin::Properties* out) {
   std::snprintf(out->name, sizeof(out->name), "fake GPU");
   out->major = 9;
   out->memory_bytes = uint64_t{1} << 40;
-  out->bf16 = true;
+  out->bf16 = out->fp8 = true;
 }
 
 }  // namespace

@@ -62,6 +62,9 @@ class Collective {
   // float, double or bfloat16, on the CPU or all on devices.
   // The sum over all ranks, in place, the same bits on each.
   virtual std::unique_ptr<Pending> all_reduce(const at::Tensor& values, const char* name) = 0;
+  // The largest over all ranks of each number, none of which is negative, in place; float. What is
+  // not a number is larger than any.
+  virtual std::unique_ptr<Pending> all_reduce_max(const at::Tensor& values, const char* name) = 0;
   // Of the sum each rank gets its part; what stands elsewhere afterwards is of no use.
   virtual std::unique_ptr<Pending> reduce_scatter(const at::Tensor& flat, const ShardLimits& limits,
                                                   const char* name) = 0;

@@ -20,6 +20,16 @@ struct Bf16Linears {
   bool has(int64_t block, int64_t n_layer, BlockLinear kind) const;
 };
 
+// A linear layer with 8-bit operands.
+struct Fp8Linear {
+  int64_t block = 0;
+  BlockLinear kind = BlockLinear::qkv;
+  int64_t in = 0, out = 0;
+};
+// Those of a model, block by block: all but what stays in bfloat16 and what the hardware cannot
+// (its operands have rows of 16).
+std::vector<Fp8Linear> fp8_linears(const ModelConfig& model, const Bf16Linears& bf16);
+
 // The options that precision fp8 alone has.
 inline constexpr const char* kFp8Options[] = {"fp8_gradients", "fp8_scaling",         "fp8_history",
                                               "fp8_margin",    "fp8_weight_gradient", "fp8_bf16"};

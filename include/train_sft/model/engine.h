@@ -93,6 +93,9 @@ class Engine {
   // weights_known the update that follows is given weight_amax().
   void end_step(bool weights_known = false);
   std::vector<WeightAmax> weight_amax() const;  // of weights with 8-bit operands
+  // The largest magnitudes, one a tensor, from which end_step() makes scales, where the parameters
+  // are: of what this process computed since the last one. Undefined where none are remembered.
+  at::Tensor fp8_amax() const;
   // What a resume needs of them, by name, where the parameters are; empty without. restored_fp8()
   // after they were written to.
   std::vector<std::pair<std::string, at::Tensor>> fp8_state() const;

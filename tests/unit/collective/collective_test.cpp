@@ -6,6 +6,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
+#include <limits>
 
 #include "support/ranks.h"
 #include "train_sft/base/error.h"
@@ -77,6 +79,27 @@ TEST_P(GlooTest, BFloat16IsAddedUpToTheSameBitsEverywhere) {
     EXPECT_TRUE(sum.equal(sums[0]));
     EXPECT_LE(sum.to(at::kDouble).sub(exact).abs().max().item<double>(), count * count * 0x1p-9);
   }
+}
+
+// Infinity is larger than any number, and what is no number larger than that, whoever has it.
+TEST_P(GlooTest, TheLargestIsFoundOfAllRanks) {
+  const int count = GetParam();
+  const auto thrown = on_ranks(count, kTimeout, [&](Collective& all) {
+    const at::Tensor values = at::arange(5003, at::kFloat).mul_(all.rank() + 1);
+    float* own = values.mutable_data_ptr<float>();
+    own[0] = 1e-45F * static_cast<float>(all.rank());  // subnormal
+    if (all.rank() == 0) own[7] = std::numeric_limits<float>::infinity();
+    if (all.rank() == 1) own[8] = std::nanf("");
+    if (all.rank() == count - 1) own[9] = std::nanf("");
+    if (all.rank() == 0) own[9] = std::numeric_limits<float>::infinity();
+    all.all_reduce_max(values, "largest")->wait();
+    EXPECT_EQ(at_index(values, 0), 1e-45F * static_cast<float>(count - 1));
+    EXPECT_EQ(at_index(values, 5002), static_cast<float>(5002 * count));
+    EXPECT_EQ(at_index(values, 7), std::numeric_limits<float>::infinity());
+    EXPECT_TRUE(std::isnan(at_index(values, 8)));
+    EXPECT_TRUE(std::isnan(at_index(values, 9)));
+  });
+  EXPECT_THAT(thrown, Each(std::string()));
 }
 
 // Parts of any size, empty ones too.

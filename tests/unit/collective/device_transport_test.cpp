@@ -41,8 +41,9 @@ class FakeBackend final : public c10d::Backend {
   explicit FakeBackend(int looks = 3) : Backend(0, 3), looks_(looks) {}
 
   c10::intrusive_ptr<c10d::Work> allreduce(std::vector<at::Tensor>& tensors,
-                                           const c10d::AllreduceOptions&) override {
-    return started("sum", tensors[0]);
+                                           const c10d::AllreduceOptions& options) override {
+    const bool largest = options.reduceOp == c10d::ReduceOp::MAX;
+    return started(largest ? "largest" : "sum", tensors[0]);
   }
   c10::intrusive_ptr<c10d::Work> reduce(std::vector<at::Tensor>& tensors,
                                         const c10d::ReduceOptions& options) override {
@@ -84,8 +85,8 @@ struct Fakes {
   }
 };
 
-at::Tensor on_device(int64_t numel) {
-  return at::empty({numel}, at::TensorOptions(at::kMeta).dtype(at::kBFloat16));
+at::Tensor on_device(int64_t numel, at::ScalarType type = at::kBFloat16) {
+  return at::empty({numel}, at::TensorOptions(at::kMeta).dtype(type));
 }
 
 TEST(DeviceTransportTest, TensorsGoWhereTheyLie) {
@@ -98,6 +99,9 @@ TEST(DeviceTransportTest, TensorsGoWhereTheyLie) {
   EXPECT_THAT(fakes.devices->log,
               ElementsAre("sum of 10", "wait", "sum to 0 of 4", "sum to 2 of 6", "wait", "wait",
                           "from 1 of 7", "from 2 of 3", "wait", "wait"));
+  fakes.devices->log.clear();
+  all->all_reduce_max(on_device(5, at::kFloat), "scales")->wait();
+  EXPECT_THAT(fakes.devices->log, ElementsAre("largest of 5", "wait"));
   all->all_reduce(at::empty({6}, at::kFloat), "sums")->wait();
   EXPECT_THAT(fakes.hosts->log, ElementsAre("sum of 6", "wait"));
 }

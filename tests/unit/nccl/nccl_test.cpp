@@ -29,6 +29,7 @@ TEST(NcclTest, OneRankOnAGpu) {
     all->all_reduce(values, "sum")->wait();
     all->reduce_scatter(values, {0, 1000}, "scatter")->wait();
     all->all_gather(values, {0, 1000}, "gather")->wait();
+    if (type == at::kFloat) all->all_reduce_max(values, "largest")->wait();
     EXPECT_TRUE(values.to(at::kCPU).equal(expected));
   }
   EXPECT_EQ(all->exchange_text("word", "text"), std::vector<std::string>{"word"});
