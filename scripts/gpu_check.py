@@ -116,14 +116,21 @@ def apart(a, b):
     return max(abs(x - y) / y for x, y in zip(a, b, strict=True))
 
 
-def parity(precision, other, limit):
+TRAINED = {}  # losses of runs that several parts compare with
+
+
+def parity(precision, other, limit, optimizer="adamw"):
     """The program on the GPU in a precision, against itself elsewhere: the same losses."""
+    def losses_of(out, device, of):
+        name = f"{optimizer}_{device}_{of}"
+        if name not in TRAINED:
+            TRAINED[name] = train(out, name, "--device", device, "--precision", of, "--optimizer", optimizer)
+        return TRAINED[name]
+
     def part(out):
-        there = train(out, f"cuda_{precision}", "--device", "cuda", "--precision", precision)
+        there = losses_of(out, "cuda", precision)
         device, of = other
-        name = f"{device}_{of}"
-        here = losses(out / name) if (out / name).exists() else train(out, name, "--device", device, "--precision", of)
-        worst = apart(there, here)
+        worst = apart(there, losses_of(out, device, of))
         if worst > limit:
             raise Failed(f"losses of {precision} on the GPU are {worst:.2%} from {of} on {device}, at most {limit:.2%}")
         return {"worst": worst}
@@ -152,7 +159,7 @@ def resume(out):
     return {"steps": len(losses(out / "cut"))}
 
 
-SMALL = "Shapes/Rows.*/7:Shapes/Rows.*/8:Shapes/Rows.*/9:Shapes/HeadShapes.*:Update.A*:EightBits.T*:EightBits.S*"
+SMALL = "Shapes/Rows.*/7:Shapes/Rows.*/8:Shapes/Rows.*/9:Shapes/HeadShapes.*:Update.A*:Update.Muons*:EightBits.T*:EightBits.S*"
 PARTS = [
     ("tests", tests),
     ("roofline", roofline),
@@ -164,6 +171,8 @@ PARTS = [
     ("loss: fp32, as the CPU", parity("fp32", ("cpu", "fp32"), 1e-3)),
     ("loss: bf16, as fp32", parity("bf16", ("cpu", "fp32"), 1e-2)),
     ("loss: fp8, as bf16", parity("fp8", ("cuda", "bf16"), 1e-2)),
+    ("loss: muon in fp32, as the CPU", parity("fp32", ("cpu", "fp32"), 1e-3, "muon")),
+    ("loss: muon in bf16, as fp32", parity("bf16", ("cpu", "fp32"), 1e-2, "muon")),
     ("resume, bit for bit", resume),
     ("products of 112m", products("112m")),
     ("products of 1.2b", products("1.2b")),

@@ -106,16 +106,21 @@ class OptimizerFiles {
     return false;
   }
 
-  void load_moments(const char* prefix, const ParameterLayout& layout, const Optimizer& optimizer,
-                    const at::Tensor& flat, bool second) const {
-    for (const auto& parameter : layout.parameters)
-      if (optimizer.updates(parameter) && (!second || optimizer.has_second_moment(parameter)) &&
-          !load(prefix + parameter.name, optimizer.moment(flat, parameter)))
-        throw CheckpointError("{}: tensor '{}' is missing", paths_.front(),
-                              prefix + parameter.name);
+  void load_moments(const ParameterLayout& layout, const Optimizer& optimizer) const {
+    for (const auto& parameter : layout.parameters) {
+      if (!optimizer.updates(parameter)) continue;
+      require(files::kExpAvgPrefix + parameter.name, optimizer.first_moment(parameter));
+      if (optimizer.has_second_moment(parameter))
+        require(files::kExpAvgSqPrefix + parameter.name, optimizer.second_moment(parameter));
+    }
   }
 
  private:
+  void require(const std::string& name, const at::Tensor& target) const {
+    if (!load(name, target))
+      throw CheckpointError("{}: tensor '{}' is missing", paths_.front(), name);
+  }
+
   std::vector<std::string> paths_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
 };
@@ -272,8 +277,7 @@ TrainState load_training(const std::string& directory, Parameters& parameters,
       if (parameter.trained() && parameters.has_master(parameter))
         stored.load(files::kMasterPrefix + parameter.name, parameters.master(parameter.name));
   }
-  stored.load_moments(files::kExpAvgPrefix, layout, optimizer, optimizer.exp_avg(), false);
-  stored.load_moments(files::kExpAvgSqPrefix, layout, optimizer, optimizer.exp_avg_sq(), true);
+  stored.load_moments(layout, optimizer);
   parameters.refresh_compute();
   optimizer.t = state.adam_t;
   return state;

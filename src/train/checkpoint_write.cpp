@@ -200,16 +200,17 @@ CheckpointContents contents_of(const CheckpointParts& parts) {
       if (optimizer.updates(info) && holds(info))
         contents.optimizer.push_back({prefix + info.name, on_cpu(values(info)), true});
   };
-  const auto of = [&](const at::Tensor& moments) {
-    return [&](const ParameterInfo& info) { return optimizer.moment(moments, info); };
-  };
   if (parameters.masters_apart() && !adapts)
     add_trained(
         files::kMasterPrefix,
         [&](const ParameterInfo& info) { return parameters.master(info.name); }, all);
-  add_trained(files::kExpAvgPrefix, of(parts.optimizer->exp_avg()), all);
-  add_trained(files::kExpAvgSqPrefix, of(parts.optimizer->exp_avg_sq()),
-              [&](const ParameterInfo& info) { return optimizer.has_second_moment(info); });
+  add_trained(
+      files::kExpAvgPrefix, [&](const ParameterInfo& info) { return optimizer.first_moment(info); },
+      all);
+  add_trained(
+      files::kExpAvgSqPrefix,
+      [&](const ParameterInfo& info) { return optimizer.second_moment(info); },
+      [&](const ParameterInfo& info) { return optimizer.has_second_moment(info); });
   if (parts.engine != nullptr)
     for (const auto& [name, values] : parts.engine->fp8_state())
       contents.optimizer.push_back({name, on_cpu(values), true});

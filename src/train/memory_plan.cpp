@@ -64,18 +64,6 @@ uint64_t fp8_weight_bytes(const ModelConfig& model, const TrainConfig& config) {
 // Fewer gradients are zeroed in less time than their pages take.
 constexpr uint64_t kWorthGivingBack = uint64_t{64} << 20;
 
-// Muon keeps no second moment, but needs room for the largest matrix four times over at most.
-uint64_t saved_by_muon(const ParameterLayout& layout) {
-  int64_t matrices = 0, largest = 0;
-  for (const ParameterInfo& parameter : layout.parameters) {
-    if (!parameter.trained() || !is_muons(parameter)) continue;
-    matrices += parameter.numel;
-    largest = std::max(
-        largest, ops::muon_scratch({parameter.shape[0], parameter.shape[1], parameter.shape[1]}));
-  }
-  return static_cast<uint64_t>(4 * std::max<int64_t>(0, matrices - largest));
-}
-
 }  // namespace
 
 int64_t most_rows(int64_t most, const std::function<bool(int64_t rows)>& fits) {
@@ -123,12 +111,18 @@ MemoryPlan plan_memory(const ModelConfig& model, const TrainConfig& config,
   plan.compute_copy = precision == "fp32" ? 0 : 2 * elements;
   if (precision == "fp8") plan.compute_copy += fp8_weight_bytes(model, config);
   plan.gradients = 4 * trained;
-  plan.optimizer = 8 * trained - (config.optimizer == "muon" ? saved_by_muon(layout) : 0);
+  plan.optimizer = 8 * trained;
   plan.activations = Engine::planned_arena_bytes(model, compute_type(precision), config.dropout > 0,
                                                  parse_recompute(config.recompute),
                                                  micro_batch_tokens, training, place.loss_scratch);
   plan.workspace = place.is_device ? device_workspace_bytes(model, precision, micro_batch_tokens)
                                    : workspace_bytes(model, precision, micro_batch_tokens, threads);
+  if (config.optimizer == "muon") {
+    const MuonMemory muon = muon_memory(layout);
+    const bool halves = place.is_device && precision != "fp32";  // its products are in bfloat16
+    plan.optimizer -= static_cast<uint64_t>(4 * muon.without_second_moment);
+    plan.workspace += static_cast<uint64_t>((halves ? 2 : 4) * muon.scratch);
+  }
   return plan;
 }
 
@@ -154,9 +148,12 @@ uint64_t checkpoint_copy_bytes(const ModelConfig& model, const TrainConfig& conf
                                const std::string& precision) {
   if (!config.save_in_background) return 0;
   const Training training = training_of(config);
-  const auto trained = static_cast<uint64_t>(parameter_layout(model, training).trained_total);
+  const ParameterLayout layout = parameter_layout(model, training);
+  const auto trained = static_cast<uint64_t>(layout.trained_total);
   const bool bf16_too = precision != "fp32" && !training.adapts();
-  return trained * (12 + (bf16_too ? 2 : 0));
+  const int64_t without =
+      config.optimizer == "muon" ? muon_memory(layout).without_second_moment : 0;
+  return trained * (12 + (bf16_too ? 2 : 0)) - static_cast<uint64_t>(4 * without);
 }
 
 int64_t largest_batch(const ModelConfig& model, const TrainConfig& config,

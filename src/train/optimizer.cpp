@@ -18,11 +18,11 @@ namespace train_sft {
 namespace {
 
 constexpr int64_t kUpdateSize = sizeof(ops::DeviceUpdate) / sizeof(double);
+constexpr int64_t kAligned = 16;  // floats, as parameters are
 
-at::Tensor moments_of(const Parameters& parameters, TrainedPart part) {
-  if (parameters.device().is_cpu())
-    return ops::zeros(part.end - part.first, parameters.master().scalar_type());
-  return at::zeros({part.end - part.first}, parameters.master().options());
+at::Tensor moments_of(const Parameters& parameters, int64_t count) {
+  if (parameters.device().is_cpu()) return ops::zeros(count, parameters.master().scalar_type());
+  return at::zeros({count}, parameters.master().options());
 }
 
 }  // namespace
@@ -42,6 +42,26 @@ bool is_muons(const ParameterInfo& parameter) {
   return parameter.layer >= 0 && parameter.shape.size() == 2 && !parameter.adapter;
 }
 
+std::vector<ops::MuonShape> muon_matrices(const ParameterInfo& parameter) {
+  const int64_t rows = parameter.shape[0], width = parameter.shape[1];
+  const int64_t parts = parameter.name.ends_with("attn.c_attn.weight") ? 3 : 1;
+  std::vector<ops::MuonShape> matrices;
+  for (int64_t part = 0; part < parts; ++part)
+    matrices.push_back({rows, width / parts, width, part * (width / parts)});
+  return matrices;
+}
+
+MuonMemory muon_memory(const ParameterLayout& layout) {
+  MuonMemory memory;
+  for (const ParameterInfo& parameter : layout.parameters) {
+    if (!parameter.trained() || !is_muons(parameter)) continue;
+    memory.without_second_moment += parameter.numel;
+    for (const ops::MuonShape& shape : muon_matrices(parameter))
+      memory.scratch = std::max(memory.scratch, ops::muon_scratch(shape));
+  }
+  return memory;
+}
+
 Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options)
     : Optimizer(parameters, options, {0, parameters.layout().trained_total}) {}
 
@@ -49,8 +69,7 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
     : parameters_(parameters),
       options_(options),
       part_(part),
-      exp_avg_(moments_of(parameters, part)),
-      exp_avg_sq_(moments_of(parameters, part)) {
+      exp_avg_(moments_of(parameters, part.end - part.first)) {
   if (!parameters.device().is_cpu()) {
     device_update_ = at::zeros({kUpdateSize + 1}, parameters.master().options().dtype(at::kDouble));
     graphs_ = std::make_unique<GraphCache>(ops::device_table(device_update_), 1);
@@ -75,25 +94,46 @@ Optimizer::Optimizer(Parameters& parameters, const OptimizerOptions& options, Tr
         parameter.trained_offset + parameter.numel - ranges_.back().trained_offset;
     matrices_before = matrices_.size();
   }
-  // Where Muon has no second moment its memory is never touched.
-  if (!options_.muon) return;
+  exp_avg_sq_ = moments_of(parameters, place_second_moments());
   int64_t scratch = 0;
   for (const Matrix& matrix : matrices_)
     scratch = std::max(scratch, ops::muon_scratch(matrix.shape));
-  if (scratch > 0) scratch_ = at::empty({scratch}, at::kFloat);
+  if (scratch == 0) return;
+  scratch_ = at::empty({scratch}, device_update_.defined() ? parameters.compute().options()
+                                                           : at::TensorOptions(at::kFloat));
 }
 
 Optimizer::~Optimizer() = default;
 
-// GPT-2 keeps q, k and v side by side in one parameter [in, 3 out]: three matrices.
 void Optimizer::add_matrices(const ParameterInfo& parameter) {
-  const int64_t rows = parameter.shape[0], width = parameter.shape[1];
-  const int64_t parts = parameter.name.ends_with("attn.c_attn.weight") ? 3 : 1;
-  for (int64_t part = 0; part < parts; ++part)
-    matrices_.push_back({parameter.offset,
-                         parameter.trained_offset,
-                         parameters_.master_offset(parameter),
-                         {rows, width / parts, width, part * (width / parts)}});
+  for (const ops::MuonShape& shape : muon_matrices(parameter))
+    matrices_.push_back(
+        {parameter.offset, parameter.trained_offset, parameters_.master_offset(parameter), shape});
+}
+
+// Where Muon has no second moment there is no place for one. Returns how many elements there are.
+int64_t Optimizer::place_second_moments() {
+  if (!options_.muon) {
+    for (Range& range : ranges_) range.second_offset = range.trained_offset - part_.first;
+    return part_.end - part_.first;
+  }
+  int64_t total = 0;
+  for (Range& range : ranges_) {
+    range.second_offset = total;
+    total += (range.numel + kAligned - 1) / kAligned * kAligned;
+  }
+  return total;
+}
+
+Optimizer::Views Optimizer::views(const Matrix& matrix) {
+  const auto cut = [&](const at::Tensor& flat, int64_t offset) {
+    return flat.narrow(0, offset, matrix.shape.rows * matrix.shape.stride);
+  };
+  return {cut(parameters_.master(), matrix.master_offset),
+          parameters_.masters_apart() ? cut(parameters_.compute(), matrix.offset) : at::Tensor(),
+          cut(parameters_.gradients(), matrix.trained_offset),
+          cut(exp_avg_, matrix.trained_offset - part_.first),
+          {}};
 }
 
 void Optimizer::muon(double lr, double grad_scale) {
@@ -101,15 +141,22 @@ void Optimizer::muon(double lr, double grad_scale) {
   update.lr = lr;
   update.weight_decay = options_.weight_decay;
   update.grad_scale = grad_scale;
-  const bool separate_compute = parameters_.masters_apart();
   for (const Matrix& matrix : matrices_) {
-    const auto cut = [&](const at::Tensor& flat, int64_t offset) {
-      return flat.narrow(0, offset, matrix.shape.rows * matrix.shape.stride);
-    };
-    ops::muon(cut(parameters_.master(), matrix.master_offset),
-              separate_compute ? cut(parameters_.compute(), matrix.offset) : at::Tensor(),
-              cut(parameters_.gradients(), matrix.trained_offset),
-              cut(exp_avg_, matrix.trained_offset - part_.first), scratch_, matrix.shape, update);
+    const Views v = views(matrix);
+    ops::muon(v.master, v.compute, v.grad, v.exp_avg, scratch_, matrix.shape, update);
+  }
+}
+
+void Optimizer::device_muon() {
+  const ops::DeviceTable* device = ops::device_table(device_update_);
+  const auto* update = static_cast<const ops::DeviceUpdate*>(device_update_.const_data_ptr());
+  double* squares = static_cast<double*>(device_update_.mutable_data_ptr()) + kUpdateSize;
+  ops::MuonStep step;
+  step.weight_decay = options_.weight_decay;
+  for (const Matrix& matrix : matrices_) {
+    const Views v = views(matrix);
+    ops::muon_on_device(*device, v.master, v.compute, v.grad, v.exp_avg, scratch_, squares,
+                        matrix.shape, update, step);
   }
 }
 
@@ -141,9 +188,19 @@ double Optimizer::sum_of_squares() const {
   return total;
 }
 
-at::Tensor Optimizer::moment(const at::Tensor& flat, const ParameterInfo& parameter) const {
-  return flat.narrow(0, parameter.trained_offset - part_.first, parameter.numel)
+at::Tensor Optimizer::first_moment(const ParameterInfo& parameter) const {
+  return exp_avg_.narrow(0, parameter.trained_offset - part_.first, parameter.numel)
       .view(parameter.shape);
+}
+
+at::Tensor Optimizer::second_moment(const ParameterInfo& parameter) const {
+  for (const Range& range : ranges_) {
+    const int64_t within = parameter.trained_offset - range.trained_offset;
+    if (within >= 0 && within < range.numel)
+      return exp_avg_sq_.narrow(0, range.second_offset + within, parameter.numel)
+          .view(parameter.shape);
+  }
+  throw InternalError("'{}' has no second moment here", parameter.name);
 }
 
 void Optimizer::update(double lr, double denominator, double grad_norm) {
@@ -151,8 +208,14 @@ void Optimizer::update(double lr, double denominator, double grad_norm) {
   if (options_.grad_clip > 0)  // as torch.nn.utils.clip_grad_norm_
     clip = std::min(1.0, options_.grad_clip / (grad_norm + 1e-6));
   ++t;
-  adamw(lr, clip / denominator);
-  muon(lr, clip / denominator);
+  const ops::AdamWStep pass = adamw_step(lr, clip / denominator);
+  if (device_update_.defined()) {
+    upload(pass);
+    device_adamw(ranges_);
+    return device_muon();
+  }
+  adamw(pass);
+  muon(pass.lr, pass.grad_scale);
 }
 
 // What was decided here, for the device's kernels.
@@ -169,7 +232,6 @@ void Optimizer::upload(const ops::AdamWStep& pass) {
 
 uint64_t Optimizer::queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate& of_this_step,
                                  bool t_is_known, const std::vector<WeightAmax>& weights) {
-  TRAIN_SFT_CHECK(matrices_.empty(), "Muon on a device");
   const ops::DeviceTable* device = ops::device_table(device_update_);
   auto* update = static_cast<ops::DeviceUpdate*>(device_update_.mutable_data_ptr());
   ops::DeviceUpdate given = of_this_step;
@@ -184,6 +246,7 @@ uint64_t Optimizer::queue_update(ops::DeviceSums* sums, const ops::DeviceUpdate&
     device->sum_of_squares(&sums->sum_of_squares, gradients);
     device->prepare_update(update, sums, settings());
     device_adamw(cut_at(weights));
+    device_muon();
   });
   return device->download_begin(update, sizeof(*update));
 }
@@ -215,7 +278,7 @@ std::vector<Optimizer::Range> Optimizer::cut_at(const std::vector<WeightAmax>& w
     const auto cut_to = [&](int64_t end, const at::Tensor& amax) {
       if (end > at)
         pieces.push_back({range.offset + at, range.trained_offset + at, range.master_offset + at,
-                          end - at, range.decay, amax});
+                          end - at, range.decay, range.second_offset + at, amax});
       at = end;
     };
     for (const WeightAmax& weight : weights) {  // in the order of the buffer
@@ -256,8 +319,7 @@ Optimizer::Views Optimizer::views(const Range& range) {
   return {cut(parameters_.master(), range.master_offset),
           parameters_.masters_apart() ? cut(parameters_.compute(), range.offset) : at::Tensor(),
           cut(parameters_.gradients(), range.trained_offset),
-          cut(exp_avg_, range.trained_offset - part_.first),
-          cut(exp_avg_sq_, range.trained_offset - part_.first)};
+          cut(exp_avg_, range.trained_offset - part_.first), cut(exp_avg_sq_, range.second_offset)};
 }
 
 void Optimizer::device_adamw(const std::vector<Range>& ranges) {
@@ -270,7 +332,7 @@ void Optimizer::device_adamw(const std::vector<Range>& ranges) {
   }
 }
 
-void Optimizer::adamw(double lr, double grad_scale) {
+ops::AdamWStep Optimizer::adamw_step(double lr, double grad_scale) const {
   ops::AdamWStep pass;
   pass.lr = lr;
   pass.beta1 = options_.beta1;
@@ -279,10 +341,10 @@ void Optimizer::adamw(double lr, double grad_scale) {
   pass.bias_correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(t));
   pass.bias_correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(t));
   pass.grad_scale = grad_scale;
-  if (device_update_.defined()) {
-    upload(pass);
-    return device_adamw(ranges_);
-  }
+  return pass;
+}
+
+void Optimizer::adamw(ops::AdamWStep pass) {
   for (const Range& range : ranges_) {
     const Views v = views(range);
     pass.weight_decay = range.decay ? options_.weight_decay : 0.0;

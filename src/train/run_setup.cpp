@@ -110,15 +110,6 @@ void prepare_batches(Run& run) {
   run.state.tokenizer_fingerprint = run.tokenizer->fingerprint();
 }
 
-// What the CPU can and a device cannot yet.
-void check_device_settings(const Run& run) {
-  const auto refuse = [&](const char* what) {
-    throw UsageError("{} is not there on {} yet; use --device cpu, or leave it out", what,
-                     run.device.str());
-  };
-  if (run.config().optimizer == "muon") refuse("optimizer muon");
-}
-
 // With --shard optimizer the part that is this process's; none: all of them.
 std::optional<TrainedPart> own_masters(const Run& run, at::ScalarType compute) {
   const int processes = run.collective.size();
@@ -140,7 +131,6 @@ void prepare_model(Run& run) {
   const Training training = training_of(config);
   if (training.adapts() && run.start.kind == StartKind::fresh)
     throw UsageError("lora_rank: there is no model to adapt; add --pretrained_model PATH");
-  if (!run.device.is_cpu()) check_device_settings(run);
   run.parameters = std::make_unique<Parameters>(model, at::kFloat, compute, true, training,
                                                 run.device, own_masters(run, compute));
   run.shards = std::make_unique<OptimizerShards>(run.collective, *run.parameters,

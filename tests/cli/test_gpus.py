@@ -111,6 +111,18 @@ def test_sharded_is_unsharded_in_bfloat16_and_gradients_go_in_16_bits(folder, on
     assert any(on_one[step]["loss"] != got[step]["loss"] for step in got), "nothing was rounded"
 
 
+@pytest.mark.parametrize(("precision", "limit", "of_norm"), (("fp32", 1e-5, 1e-5), ("bf16", 1e-4, 5e-3)))
+def test_muon_updates_whole_matrices_whoever_keeps_their_moments(folder, precision, limit, of_norm):
+    muon = ("--optimizer", "muon", "--precision", precision)
+    name = f"muon_{precision}"
+    start(*SETTINGS, "--device", "cuda:0", "--gpus", 2, *muon, "--out_dir", f"{name}1", cwd=folder)
+    start(*TWO, *muon, "--out_dir", f"{name}2", cwd=folder)
+    start(*TWO, *muon, "--shard", "optimizer", "--out_dir", f"{name}_sharded", cwd=folder)
+    one, two, sharded = (metrics(folder / f"{name}{kind}") for kind in ("1", "2", "_sharded"))
+    assert_same_steps(one, two, limit, grad_norm=of_norm)
+    assert_same_steps(two, sharded, 1e-5)
+
+
 def test_a_run_moves_between_gpus_and_their_number(folder, on_one):
     start(*SETTINGS, "--device", "cuda:1", "--gpus", 2, "--out_dir", "moved", "--keep", 0, "--keep_optimizer", 9,
           cwd=folder)

@@ -18,6 +18,22 @@ BENCH = '''#!/bin/bash
 if [ "$1" = roofline ]; then echo '{"gpu": "none", "bf16_tflops": {"median": 1}, "copy_tb_per_s": {"median": 2}}'; exit 0; fi
 if [ "$1" = products ]; then echo 'not JSON'; exit 0; fi
 ''' + NO_GPU.split("\n", 1)[1]
+# Trains as the real one would: losses of an optimizer, nearly the same wherever. FAR: the run whose are not.
+TRAINS = f'''#!{sys.executable}
+import json, os, pathlib, sys
+if "--save_interval" in sys.argv:
+    sys.exit("resuming is another test")
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+run = "_".join(given["--" + name] for name in ("optimizer", "device", "precision"))
+folder = pathlib.Path(given["--out_dir"])
+folder.mkdir()
+first = {{"adamw": 4.0, "muon": 3.0}}[given["--optimizer"]]
+factor = {{"fp32": 1.0, "bf16": 1.004, "fp8": 1.006}}[given["--precision"]] + 0.05 * (os.environ.get("FAR") == run)
+(folder / "metrics.jsonl").write_text("".join(json.dumps({{"loss": first * factor * 0.99**n}}) + "\\n" for n in range(60)))
+'''
+LOSSES = {"loss: fp32, as the CPU": "adamw_cuda_fp32", "loss: bf16, as fp32": "adamw_cuda_bf16",
+          "loss: fp8, as bf16": "adamw_cuda_fp8", "loss: muon in fp32, as the CPU": "muon_cuda_fp32",
+          "loss: muon in bf16, as fp32": "muon_cuda_bf16"}
 TORCH = '''import os, sys
 class Cuda:
     @staticmethod
@@ -44,8 +60,8 @@ def bundle(folder):
     write(folder / "python/torch/__init__.py", TORCH)
 
 
-def check(folder, out):
-    environment = dict(os.environ, PYTHONPATH=str(folder / "python"), TORCH_PYTHON=sys.executable)
+def check(folder, out, **variables):
+    environment = dict(os.environ, PYTHONPATH=str(folder / "python"), TORCH_PYTHON=sys.executable, **variables)
     return subprocess.run([folder / "gpu_check.sh", out], env=environment, text=True, capture_output=True, timeout=120,
                           check=False)
 
@@ -76,6 +92,19 @@ def main():
         done = check(folder, folder / "again")
         report = json.loads((folder / "again/gpu_check.json").read_text())
         assert done.returncode == 1 and "gpu_bench" in report["roofline"]["error"], done.stderr
+
+        write(folder / "train_sft", TRAINS)
+        for far, name in (("", None), *((run, name) for name, run in LOSSES.items())):
+            check(folder, folder / f"losses{far}", FAR=far)
+            report = json.loads((folder / f"losses{far}/gpu_check.json").read_text())
+            failed = {part for part in LOSSES if not report[part]["ok"]}
+            expected = {name} if name else set()
+            if far == "adamw_cuda_bf16":
+                expected.add("loss: fp8, as bf16")  # which is as far from it
+            assert failed == expected, (far, {part: report[part] for part in LOSSES})
+            assert not failed or "%" in report[name]["error"], report[name]
+            runs = {path.name for path in (folder / f"losses{far}").glob("*_*") if path.is_dir()}
+            assert runs == {*LOSSES.values(), "adamw_cpu_fp32", "muon_cpu_fp32"}, runs
 
         without = dict(os.environ, TORCH_PYTHON="/nowhere/python3")
         done = subprocess.run([folder / "gpu_check.sh"], env=without, text=True, capture_output=True, check=False)

@@ -10,6 +10,7 @@
 #include "train_sft/ops/attention.h"
 #include "train_sft/ops/cross_entropy.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/muon.h"
 
 namespace train_sft::ops {
 namespace {
@@ -119,7 +120,7 @@ class Attention : public GpuTestWith<std::tuple<at::ScalarType, AttentionShape>>
 TEST_P(Attention, ForwardAndBackward) {
   const auto [type, shape] = GetParam();
   const std::vector<int32_t> limits = kGpu.is_cpu() ? std::vector<int32_t>{0, 1, 35, 40, 78, 80}
-                                                : std::vector<int32_t>{0, 1, 65, 70, 398, 400};
+                                                    : std::vector<int32_t>{0, 1, 65, 70, 398, 400};
   const int32_t N = limits.back();
   std::vector<int32_t> with_empty = limits;
   with_empty.insert(with_empty.end(), 3, N);
@@ -235,6 +236,143 @@ TEST_F(Update, AdamWFindsTheLargestMagnitudeOfWhatItWrites) {
         EXPECT_SAME(amax, before);
       }
       EXPECT_TRUE(results[0].equal(results[1]));
+    }
+  }
+}
+
+// A parameter that Muon updates a part of, in a place of its own.
+struct MuonCase {
+  MuonShape shape;
+  at::ScalarType type;
+  int64_t numel() const { return shape.rows * shape.stride; }
+  at::Tensor matrix(const at::Tensor& parameter) const {
+    return parameter.view({shape.rows, shape.stride})
+        .narrow(1, shape.first_column, shape.columns)
+        .contiguous();
+  }
+};
+struct MuonState {
+  at::Tensor master, compute, momentum;  // compute undefined: none
+  explicit MuonState(const MuonCase& c)
+      : master(normal({c.numel()}, at::kFloat)),
+        compute(c.type == at::kFloat ? at::Tensor() : master.to(c.type)),
+        momentum(normal({c.numel()}, at::kFloat)) {}
+  MuonState(const at::Tensor& w, const at::Tensor& c, const at::Tensor& m)
+      : master(w), compute(c), momentum(m) {}
+  MuonState there() const { return {on_gpu(master), on_gpu(compute), on_gpu(momentum)}; }
+};
+constexpr double kMuonLr = 0.03, kMuonDecay = 0.1;
+
+void muon_there(const MuonCase& c, const MuonState& state, const at::Tensor& grad, double skip) {
+  MuonStep step;
+  step.weight_decay = kMuonDecay;
+  DeviceUpdate given{kMuonLr};
+  given.grad_scale = 1.0 / 64;
+  given.skip = skip;
+  const Uploaded<DeviceUpdate> update({given});
+  const Uploaded<double> squares({std::nan("")});
+  muon_on_device(table(), state.master, state.compute, on_gpu(grad), state.momentum,
+                 unwritten({muon_scratch(c.shape)}, c.type), squares.data(), c.shape, update.data(),
+                 step);
+}
+
+// High and wide ones, k of q, k and v, sizes that are no multiple of eight, and several blocks. In
+// bfloat16 each of 15 products rounds to 8 bits: the update, whose singular values are all near 1,
+// is as far from the CPU's as that leaves it.
+TEST_F(Update, MuonStepsAsTheCpu) {
+  const MuonShape shapes[] = {{48, 32, 32}, {32, 48, 48},     {40, 40, 40},   {24, 16, 48, 16},
+                              {21, 13, 13}, {13, 21, 63, 21}, {96, 256, 256}, {256, 96, 288, 192}};
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    for (const MuonShape& shape : shapes) {
+      SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.columns << " of "
+                                      << shape.stride << ", " << type);
+      const MuonCase c{shape, type};
+      const MuonState here(c), there = here.there(), again = here.there();
+      const at::Tensor before = here.master.clone(), grad = normal({c.numel()}, at::kFloat, 30);
+      MuonStep step;
+      step.lr = kMuonLr;
+      step.weight_decay = kMuonDecay;
+      step.grad_scale = 1.0 / 64;
+      muon(here.master, here.compute, grad, here.momentum, at::empty({muon_scratch(shape)}), shape,
+           step);
+      muon_there(c, there, grad, 0);
+      EXPECT_CLOSE(there.momentum, here.momentum, 1e-6);
+      const at::Tensor kept = c.matrix(before) * (1 - kMuonLr * kMuonDecay);
+      EXPECT_CLOSE(c.matrix(on_cpu(there.master)) - kept, c.matrix(here.master) - kept,
+                   type == at::kFloat ? 1e-5 : 0.03);
+      // The rest of the parameter is another matrix's.
+      const at::Tensor rest = on_cpu(there.master).view({shape.rows, shape.stride}).clone();
+      rest.narrow(1, shape.first_column, shape.columns).copy_(c.matrix(before));
+      EXPECT_SAME(rest.view({-1}), before);
+      if (there.compute.defined()) {
+        EXPECT_SAME(c.matrix(on_cpu(there.compute)), c.matrix(on_cpu(there.master)).to(type));
+      }
+      muon_there(c, again, grad, 0);
+      EXPECT_SAME(again.master, on_cpu(there.master));
+      EXPECT_SAME(again.momentum, on_cpu(there.momentum));
+    }
+  }
+}
+
+TEST_F(Update, MuonThatIsSkippedChangesNothing) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const MuonCase c{{24, 16, 48, 16}, type};
+    const MuonState here(c), there = here.there();
+    muon_there(c, there, at::full_like(here.master, std::nan("")), 1);
+    EXPECT_SAME(there.master, here.master);
+    EXPECT_SAME(there.momentum, here.momentum);
+    if (type != at::kFloat) {
+      EXPECT_SAME(there.compute, here.compute);
+    }
+  }
+}
+
+// No direction at all: weights decay, and nothing is divided by zero.
+TEST_F(Update, MuonWithoutAGradientDecays) {
+  const MuonCase c{{16, 24, 24}, at::kFloat};
+  const MuonState here(c), there = here.there();
+  there.momentum.zero_();
+  muon_there(c, there, at::zeros({c.numel()}), 0);
+  EXPECT_CLOSE(there.master, here.master * (1 - kMuonLr * kMuonDecay), 1e-7);
+  EXPECT_SAME(there.momentum, at::zeros({c.numel()}));
+}
+
+// One by one, without products; of a matrix with more elements than the blocks of the sum take at
+// once, too.
+TEST_F(Update, MuonsPasses) {
+  const double mu = 0.75;
+  DeviceUpdate given{kMuonLr};
+  given.grad_scale = 2;
+  const Uploaded<DeviceUpdate> update({given});
+  const Uploaded<double> squares({std::nan("")});
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    for (const MuonShape& shape :
+         {MuonShape{1100, 2048, 2048}, {1, 1, 1}, {40, 24, 72, 24}, {9, 7, 21, 14}}) {
+      const MuonCase c{shape, type};
+      const MuonState here(c), there = here.there();
+      const at::Tensor grad = normal({c.numel()}, at::kFloat, 3), g = on_gpu(grad);
+      const at::Tensor next = c.matrix(here.momentum.to(at::kDouble) * mu + grad * (1 - mu) * 2);
+      const at::Tensor v = c.matrix(grad.to(at::kDouble) * 2) * (1 - mu) + next * mu;
+      const double norm = at::linalg_vector_norm(v).item<double>();
+      table().muon_momentum(there.momentum, squares.data(), g, shape, mu, update.data());
+      EXPECT_CLOSE(c.matrix(on_cpu(there.momentum)), next, 1e-6);
+      EXPECT_NEAR(std::sqrt(squares.download()[0]) / norm, 1, 1e-6);
+      const at::Tensor x = unwritten({shape.rows, shape.columns}, type);
+      table().muon_unit(x, there.momentum, g, squares.data(), shape, mu, update.data());
+      EXPECT_CLOSE(x, v / norm, rounding(type));
+      const at::Tensor turned = unwritten({shape.columns, shape.columns}, type);
+      const at::Tensor square = normal({shape.columns, shape.columns}, type);
+      table().scale_shift(turned, on_gpu(square), -1.5, 4);
+      at::Tensor expected = square.to(at::kDouble) * -1.5;
+      expected.diagonal().add_(4);
+      EXPECT_CLOSE(turned, expected, rounding(type));
+      table().muon_apply(there.master, there.compute, x, shape, 5, kMuonDecay, update.data());
+      const at::Tensor moved = c.matrix(here.master).to(at::kDouble) * (1 - kMuonLr * kMuonDecay) -
+                               on_cpu(x).to(at::kDouble) * (5 * kMuonLr);
+      EXPECT_CLOSE(c.matrix(on_cpu(there.master)), moved, 1e-6);
+      if (there.compute.defined()) {
+        EXPECT_CLOSE(c.matrix(on_cpu(there.compute)), moved, rounding(type));
+      }
     }
   }
 }

@@ -369,6 +369,59 @@ void add_update_entries(ops::DeviceTable& t) {
   };
 }
 
+// The matrix within a parameter.
+Tensor matrix_in(const Tensor& whole, const ops::MuonShape& shape) {
+  return whole.view({shape.rows, shape.stride}).narrow(1, shape.first_column, shape.columns);
+}
+
+void add_muon_entries(ops::DeviceTable& t) {
+  t.muon_momentum = [](const Tensor& momentum, double* squares, const Tensor& grad,
+                       const ops::MuonShape& shape, double mu, const ops::DeviceUpdate* update) {
+    queue(
+        [=](auto& m, auto& g) {
+          if (update->skip != 0) return;
+          const Tensor own = matrix_in(m, shape);
+          const Tensor scaled = matrix_in(g, shape).mul(update->grad_scale);
+          own.lerp_(scaled, 1 - mu);
+          *squares = ops::sum_of_squares(scaled.lerp(own, mu).contiguous());
+        },
+        momentum, grad);
+  };
+  t.muon_unit = [](const Tensor& x, const Tensor& momentum, const Tensor& grad,
+                   const double* squares, const ops::MuonShape& shape, double mu,
+                   const ops::DeviceUpdate* update) {
+    queue(
+        [=](auto& x_, auto& m, auto& g) {
+          if (update->skip != 0) return;
+          const Tensor scaled = matrix_in(g, shape).mul(update->grad_scale);
+          x_.copy_(scaled.lerp(matrix_in(m, shape), mu)
+                       .div(std::max(std::sqrt(*squares), ops::kMuonLeastNorm)));
+        },
+        x, momentum, grad);
+  };
+  t.scale_shift = [](const Tensor& out, const Tensor& in, double scale, double shift) {
+    queue(
+        [=](auto& to, auto& from) {
+          const Tensor result = from.to(at::kFloat).mul(scale);
+          result.diagonal().add_(shift);
+          to.copy_(result);
+        },
+        out, in);
+  };
+  t.muon_apply = [](const Tensor& master, const Tensor& compute, const Tensor& x,
+                    const ops::MuonShape& shape, double size, double weight_decay,
+                    const ops::DeviceUpdate* update) {
+    queue(
+        [=](auto& w, auto& c, auto& x_) {
+          if (update->skip != 0) return;
+          const Tensor own = matrix_in(w, shape);
+          own.mul_(1 - update->lr * weight_decay).sub_(x_, update->lr * size);
+          if (c.defined()) matrix_in(c, shape).copy_(own);
+        },
+        master, compute, x);
+  };
+}
+
 }  // namespace
 
 void release_scratch() {
@@ -385,6 +438,7 @@ ops::DeviceTable table() {
   add_product_entries(t);
   add_fp8_entries(t);
   add_update_entries(t);
+  add_muon_entries(t);
   return t;
 }
 

@@ -32,7 +32,7 @@ struct DeviceUpdate {
   double loss_limit = kNoLimit;  // with more than these, which are finite, the update is skipped
   double grad_norm_limit = kNoLimit;
   double t = 0;                 // updates applied, this one included unless it is skipped
-  double skip = 0;              // 1: nothing is written by adamw()
+  double skip = 0;              // 1: no weight, moment or copy is written
   double weight = 0;            // Σ weight of the step
   double loss = 0;              // Σ loss / Σ weight
   double grad_norm = 0;         // √sum_of_squares / Σ weight, before clipping
@@ -46,6 +46,9 @@ struct UpdateSettings {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
   double grad_clip = 1;  // 0: none
 };
+
+// Of what Muon makes orthogonal: less is no direction.
+inline constexpr double kMuonLeastNorm = 1e-7;
 
 // Between the gradients and adamw(): the norm, whether to skip, the clip factor (as
 // torch.nn.utils.clip_grad_norm_ has it). Zeroes the sums for the next step. One thread's work.

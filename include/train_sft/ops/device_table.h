@@ -23,11 +23,12 @@
 #include "train_sft/ops/device_state.h"
 #include "train_sft/ops/fp8.h"
 #include "train_sft/ops/linear.h"
+#include "train_sft/ops/muon.h"
 
 namespace train_sft::ops {
 
 // Raised with any change of this file or of device_state.h: plugin and program must agree.
-inline constexpr uint32_t kDeviceInterface = 3;
+inline constexpr uint32_t kDeviceInterface = 4;
 
 // Documents of a flat batch. Several may be empty (the last, to reach a number of documents that
 // does not vary): then limits repeat.
@@ -185,6 +186,25 @@ struct DeviceTable {
                 const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& amax,
                 const DeviceUpdate* update, const UpdateSettings& settings,
                 double weight_decay) = nullptr;
+
+  // ---- Muon's passes over a matrix (ops/muon.h has the arithmetic, muon_on_device() the whole);
+  // master, compute, grad and momentum: the parameter it is, or is columns of. With update->skip
+  // nothing is written.
+  // momentum = its next; squares[0] = Σ v² of what is to be orthogonal, v = g + μ (momentum − g).
+  void (*muon_momentum)(const at::Tensor& momentum, double* squares, const at::Tensor& grad,
+                        const MuonShape& shape, double mu, const DeviceUpdate* update) = nullptr;
+  // x [R, C] of T = v / max(√squares[0], kMuonLeastNorm), of the momentum written before.
+  void (*muon_unit)(const at::Tensor& x, const at::Tensor& momentum, const at::Tensor& grad,
+                    const double* squares, const MuonShape& shape, double mu,
+                    const DeviceUpdate* update) = nullptr;
+  // out [n, n] of T = scale · in + shift · I.
+  void (*scale_shift)(const at::Tensor& out, const at::Tensor& in, double scale,
+                      double shift) = nullptr;
+  // master = (1 − lr · weight_decay) master − lr · size · x; compute = master, rounded. x [R, C] of
+  // compute's dtype, float without.
+  void (*muon_apply)(const at::Tensor& master, const at::Tensor& compute, const at::Tensor& x,
+                     const MuonShape& shape, double size, double weight_decay,
+                     const DeviceUpdate* update) = nullptr;
 };
 
 // The table of a device's kind; of a tensor, null on the CPU. Throws InternalError where none is

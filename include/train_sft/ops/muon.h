@@ -21,7 +21,7 @@ struct MuonShape {
   int64_t rows, columns, stride, first_column = 0;
 };
 
-// Floats that muon() needs as scratch.
+// Elements that muon() needs as scratch.
 int64_t muon_scratch(const MuonShape& shape);
 
 // g = grad · grad_scale;  m = μ m + (1-μ) g;  O = orthogonal(μ m + (1-μ) g)
@@ -33,5 +33,16 @@ int64_t muon_scratch(const MuonShape& shape);
 void muon(const at::Tensor& master, const at::Tensor& compute, const at::Tensor& grad,
           const at::Tensor& momentum, const at::Tensor& scratch, const MuonShape& shape,
           const MuonStep& step);
+
+// The same through a device's table, its products in the dtype of `compute` (of the masters
+// without) as its scratch is; in bfloat16 the result has that many digits. lr, grad_scale and
+// whether to skip are those of `update`: a skipped step writes nothing but scratch. squares: a
+// double of the device's, scratch too. Queued; nothing is allocated.
+struct DeviceTable;
+struct DeviceUpdate;
+void muon_on_device(const DeviceTable& device, const at::Tensor& master, const at::Tensor& compute,
+                    const at::Tensor& grad, const at::Tensor& momentum, const at::Tensor& scratch,
+                    double* squares, const MuonShape& shape, const DeviceUpdate* update,
+                    const MuonStep& step);
 
 }  // namespace train_sft::ops

@@ -31,6 +31,13 @@ OptimizerOptions optimizer_options(const TrainConfig& config);
 
 // Whether Muon updates this parameter, when it is asked for.
 bool is_muons(const ParameterInfo& parameter);
+// The matrices in it: GPT-2 keeps q, k and v side by side in one parameter [in, 3 out].
+std::vector<ops::MuonShape> muon_matrices(const ParameterInfo& parameter);
+// In elements: of parameters without a second moment, and of scratch for the largest matrix.
+struct MuonMemory {
+  int64_t without_second_moment = 0, scratch = 0;
+};
+MuonMemory muon_memory(const ParameterLayout& layout);
 
 class Optimizer {
  public:
@@ -69,10 +76,12 @@ class Optimizer {
   bool updates(const ParameterInfo& parameter) const {
     return parameter.trained_offset >= part_.first && parameter.trained_offset < part_.end;
   }
-  at::Tensor& exp_avg() { return exp_avg_; }        // [trained_total or the part]; Muon's momentum
-  at::Tensor& exp_avg_sq() { return exp_avg_sq_; }  // likewise
+  at::Tensor& exp_avg() { return exp_avg_; }  // [trained_total or the part]; Muon's momentum
+  // Likewise; with Muon of AdamW's parameters alone.
+  at::Tensor& exp_avg_sq() { return exp_avg_sq_; }
   // A parameter's place in them.
-  at::Tensor moment(const at::Tensor& flat, const ParameterInfo& parameter) const;
+  at::Tensor first_moment(const ParameterInfo& parameter) const;
+  at::Tensor second_moment(const ParameterInfo& parameter) const;
   // Between an optimizer on a device and one on the CPU, of the same parameters.
   void copy_moments(const Optimizer& other);
   Optimizer of(Parameters& host) const;
@@ -83,7 +92,8 @@ class Optimizer {
   struct Range {
     int64_t offset, trained_offset, master_offset, numel;
     bool decay;
-    at::Tensor amax{};  // of a weight
+    int64_t second_offset = 0;  // in exp_avg_sq_
+    at::Tensor amax{};          // of a weight
   };
   struct Matrix {
     int64_t offset, trained_offset, master_offset;  // of the parameter it is, or is a part of
@@ -93,20 +103,25 @@ class Optimizer {
     at::Tensor master, compute, grad, exp_avg, exp_avg_sq;  // compute undefined: none apart
   };
   Views views(const Range& range);
+  Views views(const Matrix& matrix);                                        // without exp_avg_sq
   std::vector<Range> cut_at(const std::vector<WeightAmax>& weights) const;  // ranges_
   ops::UpdateSettings settings() const;
   void upload(const ops::AdamWStep& pass);
   void add_matrices(const ParameterInfo& parameter);
-  void adamw(double lr, double grad_scale);             // of ranges_
-  void device_adamw(const std::vector<Range>& ranges);  // as device_update_ says
-  void muon(double lr, double grad_scale);              // of matrices_
+  int64_t place_second_moments();
+  ops::AdamWStep adamw_step(double lr, double grad_scale) const;
+  void adamw(ops::AdamWStep pass);          // of ranges_
+  void muon(double lr, double grad_scale);  // of matrices_
+  // On a device, as device_update_ says.
+  void device_adamw(const std::vector<Range>& ranges);
+  void device_muon();
 
   Parameters& parameters_;
   OptimizerOptions options_;
   TrainedPart part_;
   std::vector<Range> ranges_;
   std::vector<Matrix> matrices_;
-  at::Tensor scratch_;  // of Muon
+  at::Tensor scratch_;  // of Muon, of the dtype it multiplies in
   at::Tensor exp_avg_, exp_avg_sq_;
   // Of a device.
   at::Tensor device_update_;               // ops::DeviceUpdate and a sum; undefined on the CPU

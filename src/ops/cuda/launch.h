@@ -139,6 +139,34 @@ struct AdamW {
 };
 void adamw(Type type, const AdamW& step, cudaStream_t stream);
 
+// ---- Muon. Columns [first_column, first_column + columns) of a parameter whose rows are `stride`
+// elements; x [rows, columns] of the type.
+struct MuonMatrix {
+  int64_t rows, columns, stride, first_column;
+};
+struct MuonMoments {
+  float* momentum;
+  const float* grad;
+  double* squares;
+  MuonMatrix matrix;
+  double mu;
+  const DeviceUpdate* update;
+};
+void muon_momentum(const MuonMoments& moments, Workspace workspace, cudaStream_t stream);
+void muon_unit(Type type, void* x, const MuonMoments& moments, cudaStream_t stream);
+struct MuonResult {
+  float* master;
+  void* compute;  // null: none
+  const void* x;
+  MuonMatrix matrix;
+  double size, weight_decay;
+  const DeviceUpdate* update;
+};
+void muon_apply(Type type, const MuonResult& result, cudaStream_t stream);
+// out [n, n] = scale · in + shift · I.
+void scale_shift(Type type, void* out, const void* in, int64_t n, float scale, float shift,
+                 cudaStream_t stream);
+
 // ---- 8 bits
 enum class Fp8 { e4m3, e5m2 };
 struct Quantize {

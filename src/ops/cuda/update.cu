@@ -8,18 +8,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kSumBlocks = 1024;
 
-// The sum over a block in thread 0, in a fixed order.
-__device__ double block_sum(double x) {
-  __shared__ double shared[kThreads / kWarp];
-  x = lanes_sum(x);
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  double total = 0;
-  if (threadIdx.x == 0)
-    for (int w = 0; w < kThreads / kWarp; ++w) total += shared[w];
-  return total;
-}
-
 template <int W>
 __global__ void __launch_bounds__(kThreads)
     squares_kernel(double* partial, const float* x, int64_t count) {
@@ -36,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
       sum += value * value;
     }
   }
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
@@ -44,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
     add_squares_kernel(double* sum, const double* partial, int64_t parts) {
   double own = 0;
   for (int64_t p = threadIdx.x; p < parts; p += kThreads) own += partial[p];
-  own = block_sum(own);
+  own = block_sum<kThreads>(own);
   if (threadIdx.x == 0) *sum += own;
 }
 

@@ -110,6 +110,19 @@ __device__ __forceinline__ float magnitude(float highest, float x) {
   return __uint_as_float(a > b ? a : b);
 }
 
+// The sum over a block in thread 0, in a fixed order.
+template <int kThreads>
+__device__ double block_sum(double x) {
+  __shared__ double shared[kThreads / kWarp];
+  x = lanes_sum(x);
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  double total = 0;
+  if (threadIdx.x == 0)
+    for (int w = 0; w < kThreads / kWarp; ++w) total += shared[w];
+  return total;
+}
+
 // Non-negative floats are ordered as their bits; NaN stands above all, and stays. The order in
 // which blocks come does not matter.
 template <int kThreads>

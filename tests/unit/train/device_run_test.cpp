@@ -231,11 +231,5 @@ TEST_F(DeviceRunTest, TheLossHasAShareOfTheDevicesMemory) {
   }
 }
 
-TEST_F(DeviceRunTest, WhatADeviceCannotDoYetIsRefused) {
-  Settings settings = chat("out");
-  set(settings, "optimizer", "muon");
-  EXPECT_THAT(message_of<UsageError>(settings), ::testing::HasSubstr("optimizer muon"));
-}
-
 }  // namespace
 }  // namespace train_sft
