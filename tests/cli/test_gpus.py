@@ -111,7 +111,7 @@ def test_sharded_is_unsharded_in_bfloat16_and_gradients_go_in_16_bits(folder, on
     assert any(on_one[step]["loss"] != got[step]["loss"] for step in got), "nothing was rounded"
 
 
-@pytest.mark.parametrize(("precision", "limit", "of_norm"), (("fp32", 1e-5, 1e-5), ("bf16", 1e-4, 5e-3)))
+@pytest.mark.parametrize(("precision", "limit", "of_norm"), (("fp32", 1e-5, 1e-5), ("bf16", 1e-4, 5e-3), ("fp8", 1e-4, 5e-3)))
 def test_muon_updates_whole_matrices_whoever_keeps_their_moments(folder, precision, limit, of_norm):
     muon = ("--optimizer", "muon", "--precision", precision)
     name = f"muon_{precision}"
