@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "train_sft/base/disk_wait.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file_system.h"
 #include "train_sft/base/sync_directory.h"
@@ -77,6 +78,7 @@ struct ::stat open_status(const std::string& path, int fd) {
 
 bool try_sync_directory(const std::string& path) {
   const std::string directory = path.empty() ? "." : path;
+  const disk_wait::Call call("fsync", directory);
   Descriptor handle{
       retry([&] { return file_system().open(directory, O_RDONLY | O_DIRECTORY, 0); })};
   if (handle.fd < 0) return false;
@@ -85,8 +87,11 @@ bool try_sync_directory(const std::string& path) {
 }
 
 void rename_durably(const std::string& from, const std::string& to) {
-  if (retry([&] { return file_system().rename(from, to); }) != 0)
-    fail_write(to, "rename into place");
+  {
+    const disk_wait::Call call("rename", from);
+    if (retry([&] { return file_system().rename(from, to); }) != 0)
+      fail_write(to, "rename into place");
+  }
   sync_directory(parent_path(to));
 }
 

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "train_sft/base/disk_wait.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/file.h"
 #include "train_sft/base/file_system.h"
@@ -93,6 +94,7 @@ void FileWriter::flush() {
 
 void FileWriter::sync() {
   flush();
+  const disk_wait::Call call("fsync", state_->path);
   int result;
   do {
     result = file_system().fsync(state_->fd);

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <chrono>
 
 #include "cli/commands.h"
 #include "cli/processes.h"
+#include "train_sft/base/disk_wait.h"
 #include "train_sft/base/log.h"
 #include "train_sft/base/signals.h"
 #include "train_sft/collective/join.h"
@@ -32,6 +34,8 @@ Settings settings_of_this_start(const Invocation& invocation, const ProcessPlace
 TrainingResult train_at(const ProcessPlace& place, const Invocation& invocation) {
   const Settings settings = settings_of_this_start(invocation, place);
   validate(settings);
+  constexpr std::chrono::seconds kSayAfter{30};
+  disk_wait::set_patience(std::min(kSayAfter, std::chrono::seconds(settings.config.dist_timeout)));
   if (place.world_size == 1) return train(settings);
   speak_as(place);
   if (settings.config.procs == 1) ops::load_early(settings.config.device);

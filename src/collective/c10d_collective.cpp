@@ -11,8 +11,9 @@
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
-#include "collective/without_signals.h"
+#include "base/without_signals.h"
 #include "train_sft/base/error.h"
+#include "train_sft/base/log.h"
 
 namespace train_sft {
 namespace {
@@ -241,10 +242,20 @@ void C10dCollective::wait_for(const Call& call, c10d::Work& work, bool on_device
     } else if (const auto verdict = lookout->verdict()) {
       abandoned_ = true;
       fail(call, *verdict, "");
+    } else {
+      say(call, lookout->disks());
     }
   }
   if (const std::exception_ptr error = work.exception()) std::rethrow_exception(error);
   work.wait();
+}
+
+void C10dCollective::say(const Call& call, const std::string& disks) {
+  if (disks == disks_) return;
+  disks_ = disks;
+  if (disks.empty() || place().local_rank != 0) return;
+  log::warning("'{}' of step {} waits for a disk that does not answer: {}", call.name, call.step,
+               disks);
 }
 
 void C10dCollective::guarded(const Call& call, const std::function<void()>& wait) {

@@ -68,6 +68,8 @@ class C10dCollective final : public Collective {
   // never ends.
   void wait_for(const Call& call, c10d::Work& work, bool on_device);
   void guarded(const Call& call, const std::function<void()>& wait);
+  // Whose disk this rank waits for, when that has changed: once a machine.
+  void say(const Call& call, const std::string& disks);
   [[noreturn]] void fail(const Call& call, const std::string& reason, const std::string& who);
   std::string message(const Call& call, const std::string& reason, const std::string& who) const;
   std::string missing_ranks() const;
@@ -77,6 +79,7 @@ class C10dCollective final : public Collective {
   std::shared_ptr<MeetingPlace> meeting_;
   Heart heart_;
   uint64_t calls_ = 0;
+  std::string disks_;       // that were said to be waited for
   bool abandoned_ = false;  // a call is still under way that nobody waits for
   Backend between_hosts_, between_devices_;
 };

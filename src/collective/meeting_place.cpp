@@ -12,7 +12,8 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-#include "collective/without_signals.h"
+#include "base/without_signals.h"
+#include "train_sft/base/disk_wait.h"
 
 namespace train_sft {
 namespace {
@@ -40,7 +41,8 @@ MeetingPlace::MeetingPlace(const ProcessPlace& place, milliseconds timeout) : ow
 }
 
 void MeetingPlace::show(const LifeSigns& signs) {
-  set(key("signs", own_), fmt::format("{} {} {}", signs.beats, signs.work, signs.waits ? 1 : 0));
+  set(key("signs", own_),
+      fmt::format("{} {} {} {}", signs.beats, signs.work, signs.waits ? 1 : 0, signs.disk));
 }
 
 std::optional<LifeSigns> MeetingPlace::signs_of(int rank) {
@@ -50,7 +52,9 @@ std::optional<LifeSigns> MeetingPlace::signs_of(int rank) {
   const char* const end = said->data() + said->size();
   const auto beats = std::from_chars(said->data(), end, signs.beats);
   const auto work = std::from_chars(std::min(beats.ptr + 1, end), end, signs.work);
-  signs.waits = std::string_view(work.ptr, end) == " 1";
+  const std::string_view rest(work.ptr, end);  // " 1 fsync of …"
+  signs.waits = rest.starts_with(" 1");
+  if (rest.size() > 3) signs.disk = rest.substr(3);
   return signs;
 }
 
@@ -139,7 +143,7 @@ void Heart::run(State& state, MeetingPlace& meeting) {
     lock.unlock();
     try {
       if (state.long_works > 0 && !state.waits) ++state.work;
-      meeting.show({count, state.work, state.waits});
+      meeting.show({count, state.work, state.waits, disk_wait::overdue()});
     } catch (const std::exception&) {  // nobody is left to hear it; the next collective fails
     }
     lock.lock();
@@ -162,6 +166,7 @@ struct Lookout::State {
   std::vector<Seen> seen;  // by rank, of those that are looked at
   Clock::time_point answered = Clock::now(), anybody_works = Clock::now();
   std::optional<std::string> said;
+  std::string disks;  // slow_disks() of the last look
 
   // Looks at all of them once.
   std::optional<std::string> look(MeetingPlace& meeting) {
@@ -173,6 +178,22 @@ struct Lookout::State {
       std::this_thread::sleep_for(2 * kLook);  // to be heard: its end may be the store's
     }
     return verdict;
+  }
+
+  // Some of those it saw: what is wrong with a file system that all have is not said a thousand
+  // times.
+  std::string slow_disks(int own) const {
+    constexpr size_t kMost = 3;
+    std::vector<std::string> slow;
+    for (size_t rank = 0; rank < seen.size(); ++rank) {
+      const auto& signs = seen[rank].signs;
+      if (static_cast<int>(rank) != own && signs && !signs->waits && !signs->disk.empty())
+        slow.push_back(fmt::format("rank {} ({})", rank, signs->disk));
+    }
+    const size_t more = slow.size() > kMost ? slow.size() - kMost : 0;
+    slow.resize(slow.size() - more);
+    return fmt::format("{}{}", fmt::join(slow, ", "),
+                       more > 0 ? fmt::format(" and {} more", more) : "");
   }
 
  private:
@@ -238,6 +259,11 @@ std::optional<std::string> Lookout::verdict() const {
   return std::nullopt;
 }
 
+std::string Lookout::disks() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->disks;
+}
+
 void Lookout::run(State& state, MeetingPlace& meeting) {
   std::unique_lock lock(state.mutex);
   while (!state.leaving && !state.said) {
@@ -250,7 +276,10 @@ void Lookout::run(State& state, MeetingPlace& meeting) {
       answered = false;
     }
     lock.lock();
-    if (answered) state.answered = Clock::now();
+    if (answered) {
+      state.answered = Clock::now();
+      state.disks = state.slow_disks(meeting.own());
+    }
     state.said = std::move(said);
     state.changed.wait_for(lock, kLook, [&] { return state.leaving; });
   }

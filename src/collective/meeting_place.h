@@ -28,6 +28,7 @@ struct LifeSigns {
   uint64_t beats = 0;  // as long as its process is not stopped
   uint64_t work = 0;   // grows with what it has done, and in long work with time
   bool waits = false;  // in a collective, for others
+  std::string disk{};  // disk_wait::overdue()
 };
 
 // Any of these may never return: the process that keeps the store may be the one that hangs.
@@ -93,6 +94,8 @@ class Lookout {
 
   // What is wrong, and with whom, as a message ends; none: nothing.
   std::optional<std::string> verdict() const;
+  // Whose disk is waited for: "rank 1 (fsync of … since …)". Empty: nobody's.
+  std::string disks() const;
 
  private:
   struct State;

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "collective/without_signals.h"
+#include "base/without_signals.h"
 #include "train_sft/base/error.h"
 #include "train_sft/base/log.h"
 

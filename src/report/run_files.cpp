@@ -67,6 +67,22 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& directory) {
   return entries;
 }
 
+// "2026-11-22 12:01:33 warning: …", in a run of several processes "… rank 0: warning: …".
+std::string last_warning(const std::string& path) {
+  constexpr size_t kMostBytes = 4096;
+  constexpr std::string_view kMark = "warning: ";
+  constexpr size_t kMostBefore = 40;  // a time, and whose line it is
+  if (!path_exists(path) || file_size(path) == 0) return "";
+  const MappedFile file(path);
+  std::string_view end(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  if (end.size() > kMostBytes) end.remove_prefix(end.size() - kMostBytes);
+  if (!end.ends_with('\n')) return "";
+  end.remove_suffix(1);
+  const std::string_view line = end.substr(end.rfind('\n') + 1);  // npos + 1 is 0
+  const size_t mark = line.find(kMark);
+  return mark < kMostBefore ? std::string(line.substr(mark + kMark.size())) : "";
+}
+
 // The process that wrote the card is alive and on this machine. Its lock is not tried: that could
 // refuse a run that starts this moment.
 bool is_alive(const Json& card) {
@@ -123,6 +139,7 @@ RunFiles read_run(const std::string& given) {
   run.samples = read_samples(join_path(directory, "samples.jsonl"));
   run.checkpoints = list_checkpoints(directory);
   run.is_running = is_alive(run.card);
+  run.last_warning = last_warning(join_path(directory, "training.log"));
   return run;
 }
 

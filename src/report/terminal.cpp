@@ -233,6 +233,8 @@ std::vector<std::string> terminal_view(const RunFiles& run, TerminalSize size) {
   lines.push_back(progress_line(o, columns));
   lines.push_back(figures_line(run, o));
   lines.push_back(machine_line(run, o));
+  if (!run.last_warning.empty() && o.state == RunState::running)
+    lines.push_back("! " + printable(run.last_warning));
   std::erase(lines, "");
   // What is left is shared: signs a line each, samples at the bottom, the curves between.
   const size_t left = size.rows > lines.size() + 1 ? size.rows - lines.size() - 1 : 4;
@@ -277,6 +279,7 @@ Json watch_json(const RunFiles& run) {
       {"memory_limit_bytes", last.memory_limit_bytes > 0 ? Json(last.memory_limit_bytes) : Json()},
       {"seconds", o.seconds},
       {"seconds_left", o.state == RunState::running ? number(o.seconds_left) : Json()},
+      {"last_warning", run.last_warning.empty() ? Json() : Json(run.last_warning)},
       {"signs", signs},
       {"samples", samples}};
 }

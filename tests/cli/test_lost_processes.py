@@ -2,13 +2,14 @@
 
 import pathlib
 import signal
+import subprocess
 import time
 
 import pytest
 
 import conftest
-from conftest import metrics
-from ranks import Processes, assert_same_steps, train, wait_for_step, write_words
+from conftest import as_json, environment, metrics, train_sft
+from ranks import LAUNCHED, Processes, assert_same_steps, train, wait_for_step, write_words
 
 TIMEOUT = 4
 SETTINGS = ("--data", "text.txt", "--n_layer", 2, "--n_head", 2, "--n_embd", 16, "--tokenizer_type", "char", "--threads", 1,
@@ -151,13 +152,24 @@ SLOW_SAVE = (*SETTINGS, "--max_iters", 6, "--eval_interval", -1, "--save_interva
 
 
 @pytest.fixture
-def slow_disk(monkeypatch):
-    """Each file of a checkpoint takes a second to become durable: a save takes thrice the timeout."""
+def disk(monkeypatch):
+    """disk(seconds, name): each file of a checkpoint, or those with the name, takes so long to become durable."""
     library = pathlib.Path(conftest.PROGRAM).parent / "tests" / "fault" / "libslow_sync.so"
     if not library.exists():
         pytest.skip("libslow_sync.so is not built")
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    monkeypatch.setenv("SLOW_SYNC_MS", "1000")
+
+    def slow(seconds, name=""):
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+        monkeypatch.setenv("SLOW_SYNC_MS", str(1000 * seconds))
+        monkeypatch.setenv("SLOW_SYNC_PATH", name)
+
+    return slow
+
+
+@pytest.fixture
+def slow_disk(disk):
+    """A save takes thrice the timeout."""
+    disk(1)
 
 
 def test_a_save_in_the_foreground_longer_than_the_timeout_is_waited_for(whole, slow_disk):
@@ -183,3 +195,85 @@ def test_hung_while_rank_0_saves_in_the_foreground(whole, slow_disk, lost):
         processes.kill_all()
     assert_named(ended, lost, "sums of the step")
     assert seconds < TIMEOUT + (15 if lost == 0 else 35), f"{seconds:.1f} s"  # of which rank 0 saves on
+
+
+HANGS = 3 * TIMEOUT
+FEW = (*SETTINGS, "--max_iters", 6, "--eval_interval", -1, "--save_interval", 3)
+
+
+def lines_with(text, words):
+    return [line for line in text.splitlines() if words in line]
+
+
+def until_said(path, words, processes, timeout=60):
+    deadline = time.monotonic() + timeout
+    while not (path.exists() and words in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never said '{words}'"
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+def test_a_disk_that_hangs_rank_0_is_waited_for_and_named(whole, disk):
+    """In a save beside training: training goes on to the next save, where all wait."""
+    train(3, *FEW, "--out_dir", "quick", cwd=whole)
+    disk(HANGS, ".saving_step_00000003/model.safetensors")
+    begin = time.monotonic()
+    said = train(3, *FEW, "--out_dir", "hung_disk", cwd=whole)
+    assert time.monotonic() - begin > HANGS
+    file = "fsync of hung_disk/.saving_step_00000003/model.safetensors"
+    first, *_ = named = lines_with(said[0], "rank 0: warning: the disk does not answer: " + file)
+    assert " since 20" in first and f", {TIMEOUT} s; " in first, first
+    assert 2 <= len(named) <= 3, named  # after 4 s, 8 s and perhaps 12
+    assert len(lines_with(said[0], f"the disk answers again: {file} took {HANGS} s")) == 1, said[0]
+    log = (whole / "hung_disk" / "training.log").read_text()
+    assert len(lines_with(log, "the disk does not answer")) == len(named)
+    assert_same_steps(metrics(whole / "quick"), metrics(whole / "hung_disk"), 0)
+    for step in (3, 6):
+        name = f"step_{step:08d}/model.safetensors"
+        assert content(whole / "quick" / name) == content(whole / "hung_disk" / name), name
+
+
+def test_a_disk_that_hangs_another_rank_is_named_by_it_and_by_rank_0(whole, disk):
+    """With a shared optimizer each writes a file. What rank 0 says is what its log and `watch` show."""
+    out_dir = whole / "hung_part"
+    file = f"fsync of {out_dir}/.saving_step_00000006/optimizer-00001.safetensors"
+    disk(HANGS, ".saving_step_00000006/optimizer-00001")
+    processes = Processes(3, *FEW, "--shard", "optimizer", "--out_dir", out_dir, cwd=whole)
+    try:
+        waits = f"'checkpoint: optimizer' of step 6 waits for a disk that does not answer: rank 1 ({file} since 20"
+        until_said(out_dir / "training.log", waits, processes.running)
+        shown = train_sft("watch", out_dir, cwd=whole)
+        assert "! 'checkpoint: optimizer' of step 6 waits for a disk" in shown, shown
+        watched = as_json("watch", out_dir, cwd=whole)
+        assert waits in watched["last_warning"] and watched["running"], watched
+        ended = processes.end()
+    finally:
+        processes.kill_all()
+    assert {code for code, _ in ended.values()} == {0}, ended
+    assert len(lines_with(ended[0][1], "rank 0: warning: " + waits)) == 1, ended[0][1]  # said when it changes
+    assert lines_with(ended[1][1], "rank 1: warning: the disk does not answer: " + file), ended[1][1]
+    assert not lines_with(ended[2][1], "disk"), ended[2][1]
+    assert (out_dir / "latest").resolve().name == "step_00000006"
+
+
+def test_ctrl_c_twice_ends_a_run_whose_disk_hangs(whole, disk, monkeypatch):
+    disk(600, ".saving_step_00000006/model.safetensors")
+    settings = (*FEW, "--procs", 2, "--save_in_background", "false", "--out_dir", "given_up")
+    with open(whole / "given_up.txt", "wb") as console:
+        plain = {key: value for key, value in environment().items() if key not in LAUNCHED}
+        run = subprocess.Popen([conftest.PROGRAM, *map(str, settings)], cwd=whole, env=plain, stdin=subprocess.DEVNULL,
+                               stdout=console, stderr=console)
+    try:
+        until_said(whole / "given_up.txt", "the disk does not answer: fsync of given_up/.saving_step_00000006", [run])
+        run.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # it would save first
+            run.wait(timeout=2)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=10) == 130, (whole / "given_up.txt").read_text()
+    finally:
+        run.kill()
+        run.wait()
+    monkeypatch.delenv("LD_PRELOAD")
+    # Nothing of it is left that holds the directory, and the checkpoint before is whole.
+    train(1, "--resume", "auto", "--procs", 2, "--out_dir", "given_up", cwd=whole)
+    assert max(metrics(whole / "given_up")) == 6

@@ -38,6 +38,7 @@ struct RunFiles {
   std::vector<Json> samples;
   std::vector<CheckpointEntry> checkpoints;  // by step
   bool is_running = false;                   // its process is alive, on this machine
+  std::string last_warning;                  // when it is the last that its log says
 };
 
 // Throws DataError when the directory holds no run, or a file of it is damaged.
