@@ -44,20 +44,35 @@ struct Shape {
   at::ScalarType dtype() const { return precision == "bf16" ? at::kBFloat16 : at::kFloat; }
 };
 
-// Median of the runs, after one that warms the caches.
-double seconds(const std::function<void()>& work) {
-  work();
-  std::vector<double> runs;
-  double spent = 0;
-  while ((spent < kLeastSeconds || runs.size() < kLeastRuns) && runs.size() < kMostRuns) {
+using Work = std::function<void()>;
+
+// Medians of the runs, after one that warms the caches. The works take turns: a machine's
+// neighbours slow them all, and the fastest is the fastest, not the one that was alone. 0: none, or
+// not possible.
+std::vector<double> seconds(const std::vector<Work>& works) {
+  std::vector<std::vector<double>> runs(works.size());
+  const auto run = [&](size_t i) {
+    if (!works[i]) return 0.0;
     const auto begin = Clock::now();
-    work();
-    runs.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
-    spent += runs.back();
+    works[i]();
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  for (size_t i = 0; i < works.size(); ++i) run(i);
+  double spent = 0;
+  const double least = kLeastSeconds * static_cast<double>(works.size());
+  for (int round = 0; (spent < least || round < kLeastRuns) && round < kMostRuns; ++round) {
+    for (size_t i = 0; i < works.size(); ++i) {
+      runs[i].push_back(run(i));
+      spent += runs[i].back();
+    }
   }
-  std::nth_element(runs.begin(), runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2),
-                   runs.end());
-  return runs[runs.size() / 2];
+  std::vector<double> medians;
+  for (std::vector<double>& each : runs) {
+    const auto middle = each.begin() + static_cast<std::ptrdiff_t>(each.size() / 2);
+    std::nth_element(each.begin(), middle, each.end());
+    medians.push_back(*middle);
+  }
+  return medians;
 }
 
 at::Tensor filled(std::vector<int64_t> sizes, at::ScalarType dtype) {
@@ -77,13 +92,15 @@ struct Timed {
   }
 };
 
-double onednn_product(const at::Tensor& a, const at::Tensor& b) {
+// Its operands as oneDNN likes them, whatever it took to bring them there; none where it cannot.
+Work onednn_product(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor weight = b.t().contiguous(), bias = at::zeros({weight.size(0)}, a.options());
   try {
-    const at::Tensor input = a.contiguous().to_mkldnn(), weight = b.t().contiguous();
-    const at::Tensor bias = at::zeros({weight.size(0)}, a.options());
-    return seconds([&] { at::mkldnn_linear(input, weight, bias); });
+    const at::Tensor input = a.contiguous().to_mkldnn();
+    at::mkldnn_linear(input, weight, bias);
+    return [=] { at::mkldnn_linear(input, weight, bias); };
   } catch (const std::exception&) {
-    return 0;
+    return {};
   }
 }
 
@@ -98,17 +115,19 @@ void add_linear(std::vector<Timed>& all, const std::string& name, const Shape& s
   const at::Tensor w_math = in_out ? w : w.t();  // [in, out]
   const double flops = 2.0 * static_cast<double>(N * in) * static_cast<double>(out);
   const at::Tensor none;
-  all.push_back({name + " forward", count, flops,
-                 seconds([&] { linear_forward(y, x, w, none, layout); }),
-                 seconds([&] { at::mm(x, w_math); }), onednn_product(x, w_math)});
-  all.push_back({name + " backward to the input", count, flops,
-                 seconds([&] { linear_backward_input(x, y, w, layout); }),
-                 seconds([&] { at::mm(y, w_math.t()); }), onednn_product(y, w_math.t())});
+  const auto add = [&](const char* what, const Work& ours, const at::Tensor& a,
+                       const at::Tensor& b) {
+    const auto found = seconds({ours, [&] { at::mm(a, b); }, onednn_product(a, b)});
+    all.push_back({name + what, count, flops, found[0], found[1], found[2]});
+  };
+  add(
+      " forward", [&] { linear_forward(y, x, w, none, layout); }, x, w_math);
+  add(
+      " backward to the input", [&] { linear_backward_input(x, y, w, layout); }, y, w_math.t());
   // Only ours adds to a float32 gradient, as training needs; the others merely multiply.
-  const at::Tensor left = in_out ? x.t() : y.t(), right = in_out ? y : x;
-  all.push_back({name + " backward to the weight", count, flops,
-                 seconds([&] { linear_backward_weight(dw, x, y, layout); }),
-                 seconds([&] { at::mm(left, right); }), onednn_product(left, right)});
+  add(
+      " backward to the weight", [&] { linear_backward_weight(dw, x, y, layout); },
+      in_out ? x.t() : y.t(), in_out ? y : x);
 }
 
 void add_attention(std::vector<Timed>& all, const Shape& s) {
@@ -132,17 +151,21 @@ void add_attention(std::vector<Timed>& all, const Shape& s) {
   // Scores below the diagonal only: half of T².
   const double product =
       static_cast<double>(s.batch * s.length * s.length) * static_cast<double>(s.n_embd);
-  all.push_back(
-      {"attention forward", s.n_layer, 2 * product,
-       seconds([&] { attention_forward(out, lse, qkv, cu_seqlens, shape); }),
-       seconds([&] { at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, true); })});
-  all.push_back({"attention backward", s.n_layer, 5 * product, seconds([&] {
-                   attention_backward(grad, grad_out, out, lse, qkv, cu_seqlens, shape);
-                 }),
-                 seconds([&] {
-                   at::_scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, their_out,
-                                                                            their_lse, 0.0, true);
-                 })});
+  const auto add = [&](const char* name, double flops, const Work& ours, const Work& aten) {
+    const auto found = seconds({ours, aten});
+    all.push_back({name, s.n_layer, flops, found[0], found[1]});
+  };
+  add(
+      "attention forward", 2 * product,
+      [&] { attention_forward(out, lse, qkv, cu_seqlens, shape); },
+      [&] { at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, true); });
+  add(
+      "attention backward", 5 * product,
+      [&] { attention_backward(grad, grad_out, out, lse, qkv, cu_seqlens, shape); },
+      [&] {
+        at::_scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, their_out, their_lse,
+                                                                 0.0, true);
+      });
 }
 
 // Sixteen independent chains of fused multiply-adds hide their latency; returns multiply-adds × 2.
@@ -213,7 +236,7 @@ double bandwidth(int threads) {
   const int64_t bytes = int64_t{1} << 30;
   const at::Tensor block = at::empty({bytes}, at::kByte).fill_(1);
   const char* data = static_cast<const char*>(block.data_ptr());
-  const double s = seconds([&] {
+  const Work read = [&] {
     std::vector<std::thread> team;
     const int64_t part = bytes / threads / 128 * 128;
     for (int t = 0; t < threads; ++t)
@@ -223,8 +246,8 @@ double bandwidth(int threads) {
         asm volatile("" ::"r"(sink) : "memory");
       });
     for (auto& thread : team) thread.join();
-  });
-  return static_cast<double>(bytes) / s;
+  };
+  return static_cast<double>(bytes) / seconds({read})[0];
 }
 
 Json to_json(const Shape& shape, const std::vector<Timed>& all) {

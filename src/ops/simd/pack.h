@@ -94,6 +94,13 @@ void pack_right(float* to, int64_t stride, const simd::GemmOperand<T>& b, int64_
 }
 
 #ifdef __AVX512BF16__
+// What a processor's own prefetching does not follow: eight rows side by side, or a column of rows
+// (docs/performance.md).
+constexpr int64_t kAheadInRow = 128, kAheadPairs = 16;
+TRAIN_SFT_INLINE void fetch(const bf16_bits* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+
 TRAIN_SFT_INLINE uint32_t pair(bf16_bits low, bf16_bits high) {
   return uint32_t{low} | uint32_t{high} << 16;
 }
@@ -111,6 +118,9 @@ inline void pack_left(uint32_t* to, int64_t stride, const simd::GemmOperand<bf16
       uint32_t* column = to + i0;
       int64_t p = 0;
       for (; p + 8 <= whole; p += 8) {
+        if (p % 16 == 0) {  // a cache line on
+          for (const bf16_bits* row_begin : source) fetch(row_begin + 2 * p + kAheadInRow);
+        }
         __m256 r[8];
         for (int i = 0; i < 8; ++i) {
           r[i] = _mm256_castsi256_ps(
@@ -133,6 +143,8 @@ inline void pack_left(uint32_t* to, int64_t stride, const simd::GemmOperand<bf16
   const bf16_bits* from = a.data + k * a.stride + row;
   for (int64_t p = 0; 2 * p < K; ++p, from += 2 * a.stride) {
     const bool odd = 2 * p + 1 == K;
+    fetch(from + 2 * kAheadPairs * a.stride);
+    fetch(from + (2 * kAheadPairs + 1) * a.stride);
     int64_t i = 0;
     for (; !odd && i + 16 <= rows; i += 16) {
       const __m512i low =
