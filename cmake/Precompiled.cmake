@@ -9,7 +9,7 @@
 option(TRAIN_SFT_UNITY "Compile several source files at a time" ON)
 function(train_sft_together target)
   if(TRAIN_SFT_UNITY)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 6)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
   endif()
 endfunction()
 
@@ -18,10 +18,11 @@ option(TRAIN_SFT_PRECOMPILED "Precompile the headers of the standard library and
 set(precompiled_plain <algorithm> <array> <atomic> <chrono> <cmath> <cstdint> <cstring> <filesystem>
     <functional> <map> <memory> <mutex> <numeric> <optional> <set> <span> <sstream> <string>
     <string_view> <thread> <unordered_map> <utility> <vector> <nlohmann/json.hpp> <fmt/format.h>)
+if(TRAIN_SFT_TESTS)  # the same for the program and its tests
+  list(APPEND precompiled_plain <gmock/gmock.h> <gtest/gtest.h>)
+endif()
 # Any operator's header brings what that of empty() does.
-set(precompiled_torch ${precompiled_plain} <ATen/core/Tensor.h> <ATen/ops/empty.h>)
-set(precompiled_plain_test ${precompiled_plain} <gmock/gmock.h> <gtest/gtest.h>)
-set(precompiled_torch_test ${precompiled_torch} <ATen/TensorOperators.h> <gmock/gmock.h> <gtest/gtest.h>)
+set(precompiled_torch ${precompiled_plain} <ATen/core/Tensor.h> <ATen/TensorOperators.h> <ATen/ops/empty.h>)
 
 # The first target of a kind compiles its headers, the others of that kind take them from there: their
 # options must not differ, and what it defines they must define, too (-Winvalid-pch tells).

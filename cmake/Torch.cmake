@@ -18,6 +18,8 @@ set_target_properties(torch_c10 PROPERTIES IMPORTED_LOCATION ${TORCH_ROOT}/lib/l
 add_library(torch_headers INTERFACE)
 # After the system's folders: torch carries a newer fmt that must not shadow spdlog's.
 target_compile_options(torch_headers INTERFACE "SHELL:-idirafter ${TORCH_ROOT}/include")
+# Headers bring the operators that they use, not all of them.
+target_compile_definitions(torch_headers INTERFACE AT_PER_OPERATOR_HEADERS)
 
 add_library(torch_runtime INTERFACE)
 # torch ships libgomp.so.1; ours is compiled with -fopenmp and shares it (same soname, one runtime).

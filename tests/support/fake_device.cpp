@@ -18,8 +18,9 @@ namespace train_sft::fake_device {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr c10::DispatchKey kKey =
-    kType == c10::DeviceType::CUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::PrivateUse1;
+c10::DispatchKey key() {
+  return kType == c10::DeviceType::CUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::PrivateUse1;
+}
 
 std::map<void*, size_t>& blocks() {
   static std::map<void*, size_t> blocks;
@@ -71,7 +72,7 @@ at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype,
                  std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>,
                  std::optional<at::MemoryFormat>) {
   static Allocator allocator;
-  return at::detail::empty_generic(size, &allocator, c10::DispatchKeySet(kKey),
+  return at::detail::empty_generic(size, &allocator, c10::DispatchKeySet(key()),
                                    dtype.value_or(at::kFloat), std::nullopt);
 }
 
@@ -198,11 +199,11 @@ void Device::wait() {
   flush();
 }
 
-#ifdef FAKE_CUDA
-TORCH_LIBRARY_IMPL(aten, CUDA, m) {
-#else
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-#endif
+namespace {
+
+// What torch calls for tensors of the device.
+torch::Library operators() {
+  torch::Library m(torch::Library::IMPL, "aten", key(), __FILE__, __LINE__);
   m.impl("empty.memory_format", &empty);
   m.impl("empty_strided", &empty_strided);
   m.impl("as_strided", &at::native::as_strided_tensorimpl);
@@ -210,12 +211,17 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("copy_", &copy);
   m.impl("fill_.Scalar", &fill);
   m.impl("zero_", &zero);
+  return m;
 }
+const c10::impl::DeviceGuardImplInterface* guard() {
+  using c10::DeviceType;
+  static const c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> cuda;
+  static const c10::impl::NoOpDeviceGuardImpl<DeviceType::PrivateUse1> other;
+  if (kType == DeviceType::CUDA) return &cuda;
+  return &other;
+}
+const torch::Library kOperators = operators();
+const c10::impl::DeviceGuardImplRegistrar kGuard(kType, guard());
 
+}  // namespace
 }  // namespace train_sft::fake_device
-
-#ifdef FAKE_CUDA
-C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>)
-#else
-C10_REGISTER_GUARD_IMPL(PrivateUse1, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1>)
-#endif

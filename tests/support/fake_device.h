@@ -2,14 +2,10 @@
 // that what runs on a device is tested without one:
 // - its memory can be touched by its queued work alone: the host faults on it;
 // - work is queued and runs when somebody waits, so that what reads too early, or leaves something
-// of
-//   the host's to be read later, goes wrong;
+//   of the host's to be read later, goes wrong;
 // - a graph is the recorded calls with the numbers they were given, so that a number that varies
-// from
-//   replay to replay and is not in device memory goes wrong;
+//   from replay to replay and is not in device memory goes wrong;
 // - the n-th allocation or capture fails when asked.
-// Tensors are of torch's PrivateUse1 device; in a plugin (fake_device_plugin.cpp) they are CUDA's,
-// which nothing else in that process is.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,13 +14,10 @@
 
 namespace train_sft::fake_device {
 
-#ifdef FAKE_CUDA
-inline constexpr c10::DeviceType kType = c10::DeviceType::CUDA;
-inline c10::Device kDevice{kType, 0};  // as it was opened
-#else
-inline constexpr c10::DeviceType kType = c10::DeviceType::PrivateUse1;
-inline const c10::Device kDevice{kType, 0};
-#endif
+// What torch takes it for: its PrivateUse1 in tests (fake_device_type.cpp); in a plugin
+// (fake_device_plugin.cpp) CUDA, which nothing else in that process is, and as it was opened.
+extern const c10::DeviceType kType;
+extern c10::Device kDevice;
 
 struct Counts {
   int64_t allocations = 0, bytes = 0, peak_bytes = 0;  // bytes: held now

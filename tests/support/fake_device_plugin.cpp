@@ -16,6 +16,10 @@
 #include "train_sft/ops/connect_devices.h"
 
 namespace train_sft::fake_device {
+
+constinit const c10::DeviceType kType = c10::DeviceType::CUDA;
+c10::Device kDevice{kType, 0};
+
 namespace {
 
 using WorkPointer = c10::intrusive_ptr<c10d::Work>;
