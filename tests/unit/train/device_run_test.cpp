@@ -67,9 +67,12 @@ TEST_F(DeviceRunTest, EightBitSettingsReachTheEngineAndHoldForARun) {
   train(eight_bits("usual", {}));
   const std::vector<double> usual = column("usual", "loss");
   std::set<std::vector<double>> kinds = {usual};
-  const std::vector<std::pair<const char*, Json>> settings = {
-      {"fp8_gradients", "e4m3"}, {"fp8_scaling", "current"},    {"fp8_history", 2},
-      {"fp8_margin", 2.5},       {"fp8_weight_gradient", true}, {"fp8_bf16", Json::array({"none"})}};
+  const std::vector<std::pair<const char*, Json>> settings = {{"fp8_gradients", "e4m3"},
+                                                              {"fp8_scaling", "current"},
+                                                              {"fp8_history", 2},
+                                                              {"fp8_margin", 2.5},
+                                                              {"fp8_weight_gradient", true},
+                                                              {"fp8_bf16", Json::array({"none"})}};
   for (const auto& [name, value] : settings) {
     const std::string out_dir = std::string("with_") + name;
     train(eight_bits(out_dir, {{name, value}}));
