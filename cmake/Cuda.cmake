@@ -75,7 +75,7 @@ set_target_properties(train_sft_cuda PROPERTIES
 target_include_directories(train_sft_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src
                                                   ${CMAKE_CURRENT_SOURCE_DIR}/include)
 target_compile_options(train_sft_cuda PRIVATE "SHELL:-idirafter ${cuda_root}/include")
-train_sft_together(train_sft_cuda)
+train_sft_together(train_sft_cuda 8)
 # DT_RPATH, not DT_RUNPATH: what libtorch_cuda loads is found through it, too.
 target_link_options(train_sft_cuda PRIVATE -Wl,--disable-new-dtags -Wl,--no-as-needed
                                            -Wl,--allow-shlib-undefined)

@@ -7,9 +7,9 @@
 # So names in their unnamed namespaces must differ within a part; -DTRAIN_SFT_UNITY=OFF compiles
 # file by file.
 option(TRAIN_SFT_UNITY "Compile several source files at a time" ON)
-function(train_sft_together target)
+function(train_sft_together target files)
   if(TRAIN_SFT_UNITY)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${files})
   endif()
 endfunction()
 
