@@ -32,7 +32,7 @@ struct State {
   std::condition_variable changed;
   std::map<uint64_t, Entry> calls;  // by their order
   uint64_t count = 0;
-  Clock::duration patience = std::chrono::seconds(30);
+  Clock::duration patience = kPatience;
   bool has_speaker = false;
 };
 

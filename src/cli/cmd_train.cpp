@@ -34,8 +34,8 @@ Settings settings_of_this_start(const Invocation& invocation, const ProcessPlace
 TrainingResult train_at(const ProcessPlace& place, const Invocation& invocation) {
   const Settings settings = settings_of_this_start(invocation, place);
   validate(settings);
-  constexpr std::chrono::seconds kSayAfter{30};
-  disk_wait::set_patience(std::min(kSayAfter, std::chrono::seconds(settings.config.dist_timeout)));
+  disk_wait::set_patience(
+      std::min(disk_wait::kPatience, std::chrono::seconds(settings.config.dist_timeout)));
   if (place.world_size == 1) return train(settings);
   speak_as(place);
   if (settings.config.procs == 1) ops::load_early(settings.config.device);

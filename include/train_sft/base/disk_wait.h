@@ -9,7 +9,8 @@
 namespace train_sft::disk_wait {
 
 // A call that takes longer is said in the log as a warning, again when it has taken twice as long,
-// and so on; and when it has come back. 30 s unless set.
+// and so on; and when it has come back.
+inline constexpr std::chrono::seconds kPatience{30};  // unless set
 void set_patience(std::chrono::milliseconds patience);
 
 // Lives as long as the call: "fsync", "rename". Not for what the log itself writes.

@@ -53,28 +53,7 @@ TEST_F(DeviceMuonTest, ItsLossesAreThoseOfTheCpu) {
 }
 
 TEST_F(DeviceMuonTest, InSteadyStateTheDeviceNeverWaitsForTheHost) {
-  write_text("data.txt", 2000);  // full rows: micro-batches of one shape
-  Settings settings = muon("out", "llama", "bf16");
-  for (const auto& [name, value] :
-       std::vector<std::pair<const char*, Json>>{{"data", {"data.txt"}},
-                                                 {"block_size", 16},
-                                                 {"grad_accum", 1},
-                                                 {"max_iters", 40},
-                                                 {"eval_interval", -1},
-                                                 {"sample_interval", 0},
-                                                 {"save_interval", 1000}})
-    set(settings, name, value);
-  const auto run = set_up_run(settings);
-  for (int i = 0; i < 6; ++i) take_step(*run, true);  // every shape is seen, and its graph made
-  const fake_device::Counts before = device_.counts();
-  constexpr int64_t kSteps = 8;
-  for (int64_t i = 0; i < kSteps; ++i) EXPECT_FALSE(take_step(*run, true).skipped);
-  const fake_device::Counts after = device_.counts();
-  EXPECT_EQ(after.waits - before.waits, 0);
-  EXPECT_EQ(after.allocations - before.allocations, 0);
-  EXPECT_EQ(after.captures - before.captures, 0);
-  EXPECT_EQ(after.replays - before.replays, 2 * kSteps) << "a micro-step's graph and the update's";
-  EXPECT_EQ(after.uploads - before.uploads, 2 * kSteps) << "a micro-batch's, and the rate";
+  expect_no_waits_in_steady_state(muon("out", "llama", "bf16"));
 }
 
 // The first update, whose scratch nobody has written, one that is captured and one that is

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "support/fake_device.h"
+#include "train/run_setup.h"
+#include "train/step.h"
 #include "train_sft/ops/load_device.h"
 #include "unit/train/training_fixture.h"
 
@@ -41,6 +44,36 @@ class DeviceRunTest : public TrainingTest {
     Settings settings = chat(out_dir);
     set(settings, "device", "cpu");
     return settings;
+  }
+  // Nothing but steps: no evaluation, sample or checkpoint before the last.
+  static Settings steps_alone(Settings settings, int64_t steps = 40) {
+    set(settings, "max_iters", steps);
+    set(settings, "eval_interval", -1);
+    set(settings, "sample_interval", 0);
+    set(settings, "save_interval", 1000);
+    return settings;
+  }
+  // Returns the run after 18 steps, one in flight.
+  std::unique_ptr<train_sft::Run> expect_no_waits_in_steady_state(const Settings& given) {
+    write_text("data.txt", 2000);  // full rows: micro-batches of one shape
+    Settings settings = steps_alone(given);
+    set(settings, "data", {"data.txt"});
+    set(settings, "block_size", 16);
+    set(settings, "grad_accum", 1);
+    auto run = set_up_run(settings);
+    for (int i = 0; i < 6; ++i) take_step(*run, true);  // every shape is seen, and its graph made
+    const fake_device::Counts before = device_.counts();
+    constexpr int64_t kSteps = 12;
+    for (int64_t i = 0; i < kSteps; ++i) EXPECT_FALSE(take_step(*run, true).skipped);
+    const fake_device::Counts after = device_.counts();
+    EXPECT_EQ(after.waits - before.waits, 0);
+    EXPECT_EQ(after.waits_behind - before.waits_behind, kSteps) << "of the step before";
+    EXPECT_EQ(after.allocations - before.allocations, 0);
+    EXPECT_EQ(after.captures - before.captures, 0);
+    EXPECT_EQ(after.replays - before.replays, 2 * kSteps)
+        << "a micro-step's graph and the update's";
+    EXPECT_EQ(after.uploads - before.uploads, 2 * kSteps) << "a micro-batch's, and the rate";
+    return run;
   }
   // settings_of: of a run into a directory.
   void expect_resume_bit_for_bit(const std::function<Settings(const std::string&)>& settings_of) {

@@ -17,14 +17,8 @@ namespace {
 
 class DeviceStepsTest : public DeviceRunTest {
  protected:
-  // Nothing but steps: no evaluation, sample or checkpoint before the last.
   Settings steps_alone(const std::string& out_dir, int64_t steps = 40) {
-    Settings settings = chat(out_dir);
-    set(settings, "max_iters", steps);
-    set(settings, "eval_interval", -1);
-    set(settings, "sample_interval", 0);
-    set(settings, "save_interval", 1000);
-    return settings;
+    return DeviceRunTest::steps_alone(chat(out_dir), steps);
   }
   static int64_t micro_steps_;
   static int64_t stop_at_;
@@ -33,28 +27,13 @@ int64_t DeviceStepsTest::micro_steps_ = 0;
 int64_t DeviceStepsTest::stop_at_ = 0;
 
 TEST_F(DeviceStepsTest, InSteadyStateTheDeviceNeverWaitsForTheHost) {
-  write_text("data.txt", 2000);  // full rows: micro-batches of one shape
-  Settings settings = steps_alone("out");
-  set(settings, "data", {"data.txt"});
-  set(settings, "block_size", 16);
-  set(settings, "grad_accum", 1);
-  const auto run = set_up_run(settings);
-  for (int i = 0; i < 6; ++i) take_step(*run, true);  // every shape is seen, and its graph made
-  const fake_device::Counts before = device_.counts();
-  constexpr int64_t kSteps = 12;
-  for (int64_t i = 0; i < kSteps; ++i) EXPECT_FALSE(take_step(*run, true).skipped);
-  const fake_device::Counts after = device_.counts();
-  EXPECT_EQ(after.waits - before.waits, 0);
-  EXPECT_EQ(after.waits_behind - before.waits_behind, kSteps) << "of the step before";
-  EXPECT_EQ(after.allocations - before.allocations, 0);
-  EXPECT_EQ(after.captures - before.captures, 0);
-  EXPECT_EQ(after.replays - before.replays, 2 * kSteps) << "a micro-step's graph and the update's";
-  EXPECT_EQ(after.uploads - before.uploads, 2 * kSteps) << "a micro-batch's, and the rate";
+  const auto run = expect_no_waits_in_steady_state(chat("out"));
+  const int64_t waits = device_.counts().waits;
   EXPECT_TRUE(run->in_flight);
   EXPECT_EQ(run->state.step, 18);
   take_step(*run);  // without leave to go on
   EXPECT_FALSE(run->in_flight);
-  EXPECT_GT(device_.counts().waits, after.waits);
+  EXPECT_GT(device_.counts().waits, waits);
 }
 
 TEST_F(DeviceStepsTest, WhatIsBegunEarlyHasTheBitsOfWhatIsNot) {
